@@ -1,0 +1,33 @@
+"""Who is asking: made once by a transport, handed to every service call."""
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from holdfast_core.states import Role
+
+__all__ = ["DEFAULT_USER_ID", "LOCAL_OPERATOR", "Caller"]
+
+DEFAULT_USER_ID: Final = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller.
+
+    `user_id` is the row in `users` that stands behind it (None for a worker token without an owner),
+    `name` is what the audit log shows, `roles` is what it may do.
+    """
+
+    user_id: UUID | None
+    name: str
+    roles: frozenset[Role]
+
+    @property
+    def may_toggle(self) -> bool:
+        """Whether this caller may pause and resume (SEC-01: a worker never)."""
+        return bool(self.roles & {Role.OPERATOR, Role.ADMIN})
+
+
+#: The caller of every request while authentication is disabled: it has every role.
+LOCAL_OPERATOR: Final = Caller(DEFAULT_USER_ID, "local operator", frozenset(Role))

@@ -1,0 +1,139 @@
+"""Migrations: packaged with the code, run at start under a lock, so that ten replicas do them once.
+
+Expand first, contract later: a migration must leave the last release's code able to run.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from holdfast_core.clock import SystemClock
+from holdfast_core.db.postgres import CONNECT_SECONDS
+from holdfast_core.db.sqlite import FileLock, sqlite_engine
+from holdfast_core.errors import ConfigurationError
+from holdfast_core.settings import Settings
+
+__all__ = ["check", "head", "migrate"]
+
+#: Advisory locks are per database; two ints keep clear of other programs'.
+LOCK: Final = (0x486F6C64, 1)
+
+
+def head() -> str:
+    """The revision that this code works with."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def migrate(settings: Settings) -> str:
+    """Bring the schema up to date. Blocks; safe to call from many processes at once.
+
+    Returns the head revision. Raises ConfigurationError where the database cannot be used, or its
+    schema is newer than this code.
+    """
+    return _with_connection(settings, _upgrade)
+
+
+def check(settings: Settings) -> str:
+    """The head revision, if the schema is at it. Raises ConfigurationError where it is not."""
+
+    def at_head(connection: Connection, lock: Callable[[], None]) -> None:
+        if _current(connection) != head():
+            raise ConfigurationError("The database's schema is not up to date. Run `holdfast migrate` first.")
+
+    return _with_connection(settings, at_head)
+
+
+def _upgrade(connection: Connection, lock: Callable[[], None]) -> None:
+    if _current(connection) == head():
+        return  # the usual case takes no lock
+    lock()
+    if _current(connection) == head():
+        return  # another process did it while we waited
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _with_connection(settings: Settings, work: Callable[[Connection, Callable[[], None]], None]) -> str:
+    try:
+        if settings.is_sqlite:
+            _on_sqlite(settings.sqlite_path, work)
+        else:
+            asyncio.run(_on_postgresql(settings.database_url, work))
+    except (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise ConfigurationError(
+            f"The database cannot be used: {str(cause) or type(error).__name__}. Check HOLDFAST_DATABASE_URL."
+        ) from error
+    return head()
+
+
+def _on_sqlite(path: Path, work: Callable[[Connection, Callable[[], None]], None]) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    engine: Engine | None = None
+    # Everything under the lock, since to open a WAL database may recover or checkpoint it.
+    with lock:
+        try:
+            if not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # job payloads may be private
+            engine = sqlite_engine(path, SystemClock(), writer=True)
+            raw = engine.raw_connection()
+            raw.cursor().execute("PRAGMA journal_mode=WAL")
+            raw.close()
+            with engine.begin() as connection:
+                work(connection, lambda: None)
+        finally:
+            if engine is not None:
+                engine.dispose()
+    lock.close()
+
+
+async def _on_postgresql(url: str, work: Callable[[Connection, Callable[[], None]], None]) -> None:
+    engine = create_async_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        connect_args={"timeout": CONNECT_SECONDS, "server_settings": {"application_name": "holdfast-migrate"}},
+    )
+    try:
+        async with engine.begin() as connection:
+
+            def lock_then_work(sync: Connection) -> None:
+                work(sync, lambda: sync.exec_driver_sql("SELECT pg_advisory_xact_lock($1, $2)", LOCK) and None)
+
+            await connection.run_sync(lock_then_work)
+    finally:
+        await engine.dispose()
+
+
+def _current(connection: Connection) -> str | None:
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in _known():
+        raise ConfigurationError(
+            f"The database's schema ({current}) is newer than this Holdfast knows. Upgrade Holdfast;"
+            " an older one must not write to it."
+        )
+    return current
+
+
+def _known() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config

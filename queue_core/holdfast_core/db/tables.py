@@ -1,0 +1,225 @@
+"""The tables (CONTRACT section 10), with the invariants as named constraints.
+
+Triggers and the settings of the queue table stand in the migrations. A test compares this page with
+the sum of the migrations.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    literal_column,
+    text,
+)
+
+from holdfast_core.db.types import JSON_LIST, UTC_TIME, UUID_TEXT
+from holdfast_core.states import TERMINAL, JobPhase, JobStatus, PauseAction, PauseMode
+
+__all__ = [
+    "control_events",
+    "jobs",
+    "metadata",
+    "pause_gate",
+    "pause_state",
+    "status_is",
+    "users",
+    "workers",
+]
+
+metadata: Final = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+def _one_of(column: str, values: object) -> str:
+    listed = ", ".join(f"'{value}'" for value in sorted(str(v) for v in values))  # type: ignore[attr-defined]
+    return f"{column} IN ({listed})"
+
+
+users: Final = Table(
+    "users",
+    metadata,
+    Column("id", UUID_TEXT, primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("created_at", UTC_TIME, nullable=False),
+    # Users are disabled, never deleted: the audit log names them.
+    Column("disabled_at", UTC_TIME),
+)
+
+pause_state: Final = Table(
+    "system_worker_pause_state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("paused", Boolean(create_constraint=False), nullable=False),
+    Column("mode", String(16)),
+    Column("reason", Text),
+    Column("version", BigInteger, nullable=False),
+    Column("requested_by_user_id", UUID_TEXT, ForeignKey("users.id", ondelete="RESTRICT")),
+    Column("requested_by", String(255)),
+    Column("requested_at", UTC_TIME),
+    Column("updated_at", UTC_TIME, nullable=False),
+    Column("resume_at", UTC_TIME),
+    # What had been claimed when the door closed: a claim that is not in it broke the promise.
+    # PostgreSQL: pg_current_snapshot(); SQLite: the number of the last claim.
+    Column("door", Text),
+    CheckConstraint("id = 1", name="single_row"),
+    CheckConstraint(_one_of("mode", PauseMode), name="mode"),
+    CheckConstraint(
+        "(paused AND mode IS NOT NULL AND reason IS NOT NULL AND requested_at IS NOT NULL)"
+        " OR (NOT paused AND mode IS NULL AND reason IS NULL AND requested_at IS NULL AND resume_at IS NULL)",
+        name="mode_exactly_when_paused",
+    ),
+    CheckConstraint("version >= 1", name="version"),
+)
+
+# PostgreSQL: an empty table whose lock is the door (see holdfast_core.gate). A constraint keeps it empty.
+# SQLite: one row that counts the claims; the door there is the writers' lock.
+pause_gate: Final = Table(
+    "pause_gate", metadata, Column("claims", BigInteger, primary_key=True, autoincrement=False)
+)
+
+control_events: Final = Table(
+    "system_control_events",
+    metadata,
+    Column("id", UUID_TEXT, primary_key=True),
+    Column("control", String(32), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("code", String(64)),
+    Column("mode", String(16)),
+    Column("reason", Text),
+    Column("actor_user_id", UUID_TEXT, ForeignKey("users.id", ondelete="RESTRICT")),
+    Column("actor", String(255)),
+    Column("version", BigInteger, nullable=False),
+    Column("force_resume", Boolean(create_constraint=False), nullable=False),
+    Column("resume_at", UTC_TIME),
+    Column("running", Integer),
+    Column("stale_running", Integer),
+    Column("created_at", UTC_TIME, nullable=False),
+    CheckConstraint(_one_of("action", PauseAction), name="action"),
+    CheckConstraint(_one_of("outcome", ("changed", "unchanged", "refused")), name="outcome"),
+    CheckConstraint(_one_of("mode", PauseMode), name="mode"),
+    CheckConstraint("(outcome = 'refused') = (code IS NOT NULL)", name="code_exactly_when_refused"),
+    Index("ix_system_control_events_created_at", "created_at"),
+    # Each version has exactly one event that made it.
+    Index(
+        "uq_system_control_events_version",
+        "control",
+        "version",
+        unique=True,
+        postgresql_where=text("outcome = 'changed'"),
+        sqlite_where=text("outcome = 'changed'"),
+    ),
+)
+
+_terminal = _one_of("status", TERMINAL)
+
+jobs: Final = Table(
+    "agent_jobs",
+    metadata,
+    Column("id", UUID_TEXT, primary_key=True),
+    Column("type", String(128), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    # json, not jsonb: a payload comes back as it came, and nothing searches it.
+    Column("payload", JSON(none_as_null=True), nullable=False),
+    Column("required_capabilities", JSON_LIST, nullable=False),
+    Column("affinity_key", String(128)),
+    Column("claimed_by", String(128)),
+    Column("lease_expires_at", UTC_TIME),
+    Column("next_attempt_at", UTC_TIME),
+    Column("attempt", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("phase", String(16)),
+    Column("checkpoint", String(200)),
+    Column("progress", JSON(none_as_null=True)),
+    Column("result_summary", Text),
+    Column("error_message", Text),
+    Column("cancel_requested_at", UTC_TIME),
+    Column("cancel_reason", Text),
+    Column("created_by_user_id", UUID_TEXT, ForeignKey("users.id", ondelete="RESTRICT")),
+    Column("started_at", UTC_TIME),
+    Column("finished_at", UTC_TIME),
+    Column("created_at", UTC_TIME, nullable=False),
+    Column("updated_at", UTC_TIME, nullable=False),
+    # The current claim, or the last one: who made it, the SHA-256 of its token, and how it ended
+    # (null while it runs; a verb of its holder; or `void`, when it was ended for it). By these a
+    # repeated outcome is known, and a late one is told that its lease is lost.
+    Column("claim_worker", String(128)),
+    Column("claim_token_hash", String(64)),
+    Column("claim_outcome", String(16)),
+    # PostgreSQL: the claim's transaction id; SQLite: its number. Compared with the pause's `door`.
+    Column("claim_number", BigInteger),
+    CheckConstraint(_one_of("status", JobStatus), name="status"),
+    CheckConstraint("priority BETWEEN -1000 AND 1000", name="priority"),
+    CheckConstraint("attempt BETWEEN 1 AND max_attempts AND max_attempts <= 100", name="attempt"),
+    CheckConstraint(_one_of("phase", JobPhase), name="phase"),
+    CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease_exactly_when_running"),
+    CheckConstraint(
+        "status <> 'running' OR (claimed_by IS NOT NULL AND claim_worker = claimed_by"
+        " AND claim_token_hash IS NOT NULL AND claim_outcome IS NULL AND claim_number IS NOT NULL"
+        " AND phase IS NOT NULL AND started_at IS NOT NULL)",
+        name="running_has_claim",
+    ),
+    CheckConstraint("status = 'running' OR phase IS NULL", name="phase_only_when_running"),
+    CheckConstraint("status <> 'queued' OR claimed_by IS NULL", name="queued_has_no_claimer"),
+    CheckConstraint(f"({_terminal}) = (finished_at IS NOT NULL)", name="finished_exactly_when_terminal"),
+    CheckConstraint("status <> 'succeeded' OR claimed_by IS NOT NULL", name="succeeded_keeps_claimer"),
+    # Claims walk this in their order. Heartbeats touch no indexed column, so they stay HOT.
+    Index(
+        "ix_agent_jobs_ready",
+        text("priority DESC"),
+        "created_at",
+        "id",
+        postgresql_where=text("status = 'queued'"),
+        sqlite_where=text("status = 'queued'"),
+    ),
+    Index(
+        "ix_agent_jobs_running",
+        "claimed_by",
+        postgresql_where=text("status = 'running'"),
+        sqlite_where=text("status = 'running'"),
+    ),
+)
+
+
+
+def status_is(status: JobStatus) -> ColumnElement[bool]:
+    """The condition on a job's status, with the status in the statement's text: with a bound value a
+    generic plan could not use the partial indexes."""
+    return jobs.c.status == literal_column(f"'{status.value}'", String())
+
+
+workers: Final = Table(
+    "workers",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("capabilities", JSON_LIST, nullable=False),
+    Column("transport", String(8), nullable=False),
+    Column("auto_enabled", Boolean(create_constraint=False), nullable=False),
+    Column("observed_version", BigInteger),
+    Column("interval_seconds", Float, nullable=False),
+    Column("first_seen_at", UTC_TIME, nullable=False),
+    Column("last_seen_at", UTC_TIME, nullable=False),
+    CheckConstraint(_one_of("transport", ("rest", "mcp", "ws")), name="transport"),
+    Index("ix_workers_last_seen_at", "last_seen_at"),
+)

@@ -1,0 +1,112 @@
+"""Column types and expressions that mean the same on both databases.
+
+Times: PostgreSQL's `timestamptz`; on SQLite text in RFC 3339 with six digits and `Z`, which sorts as time
+does and can be read by a person. (SQLAlchemy's own DateTime drops the offset on SQLite without converting.)
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import JSON, ColumnElement, DateTime, Dialect, Float, String, Text, TypeDecorator, Uuid, literal
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.types import TypeEngine
+
+__all__ = ["JSON_LIST", "SQLITE_NOW", "UTC_TIME", "UUID_TEXT", "Now", "from_text", "to_text"]
+
+#: The function that every SQLite connection of ours carries: the transaction's time plus some seconds.
+SQLITE_NOW: Final = "holdfast_now"
+
+
+def to_text(moment: datetime) -> str:
+    """RFC 3339 in UTC with six digits. Raises ValueError for a time without a zone."""
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone cannot be stored")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_text(text: str) -> datetime:
+    """The aware time that `to_text` wrote."""
+    return datetime.fromisoformat(text)
+
+
+class _UtcTime(TypeDecorator[datetime]):
+    """Aware times, in UTC out of the database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        return to_text(value) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return from_text(value) if isinstance(value, str) else value.astimezone(UTC)
+
+
+class _UuidText(TypeDecorator[UUID]):
+    """A UUID; on SQLite its usual text with dashes, so that an auditor can read and paste it."""
+
+    impl = Uuid(as_uuid=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(String(36) if dialect.name == "sqlite" else Uuid(as_uuid=True))
+
+    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
+        return str(value) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
+        if value is None:
+            return None
+        return UUID(value) if isinstance(value, str) else UUID(int=value.int)
+
+
+UTC_TIME: Final = _UtcTime()
+UUID_TEXT: Final = _UuidText()
+#: A list of names that is also searched, so jsonb where there is one.
+JSON_LIST: Final = JSON().with_variant(JSONB(), "postgresql")
+
+
+class Now(ColumnElement[datetime]):
+    """The database's clock, plus some seconds.
+
+    On PostgreSQL `clock_timestamp()`, or with `stable=True` `statement_timestamp()`, which an index
+    condition can use. On SQLite the host's clock, read once at the transaction's start.
+    """
+
+    inherit_cache = True
+    type = UTC_TIME  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
+
+    # What makes two of these the same to SQLAlchemy's statement cache.
+    _traverse_internals = [
+        ("plus", InternalTraversal.dp_clauseelement),
+        ("stable", InternalTraversal.dp_boolean),
+    ]
+
+    def __init__(self, plus: ColumnElement[float] | float | None = None, *, stable: bool = False) -> None:
+        self.plus = literal(plus, Float()) if isinstance(plus, int | float) else plus
+        self.stable = stable
+
+
+@compiles(Now, "postgresql")
+def _now_postgresql(element: Now, compiler: SQLCompiler, **kw: Any) -> str:
+    clock = "statement_timestamp()" if element.stable else "clock_timestamp()"
+    if element.plus is None:
+        return clock
+    return f"({clock} + make_interval(secs => {compiler.process(element.plus, **kw)}))"
+
+
+@compiles(Now, "sqlite")
+def _now_sqlite(element: Now, compiler: SQLCompiler, **kw: Any) -> str:
+    plus = "0" if element.plus is None else compiler.process(element.plus, **kw)
+    return f"{SQLITE_NOW}({plus})"

@@ -1,0 +1,262 @@
+"""Every error that Holdfast answers with, one tree.
+
+    HoldfastError                 code, status, detail; becomes a problem+json or a tool error
+    ├── InvalidRequest        422 invalid_request       fields that are missing, malformed or unknown
+    ├── NotAuthenticated      401 not_authenticated
+    ├── NotAllowed            403 not_allowed           the caller's role does not admit this
+    ├── ForeignOrigin         403 foreign_origin        a web page of another site sent this
+    ├── NotFound              404 not_found             no such route
+    │   └── JobNotFound       404 job_not_found
+    ├── MethodNotAllowed      405 method_not_allowed
+    ├── Conflict              409
+    │   ├── JobNotOwned           job_not_owned         another worker holds the job
+    │   ├── LeaseLost             lease_lost            the claim is over
+    │   ├── JobStateConflict      job_state_conflict    the job's state does not admit this
+    │   ├── NotPaused             not_paused
+    │   ├── VersionConflict       version_conflict
+    │   └── ResumeNotDrained      resume_not_drained
+    ├── BodyTooLarge          413 body_too_large
+    ├── UnsupportedMediaType  415 unsupported_media_type
+    ├── MisdirectedRequest    421 misdirected_request   the Host header names somebody else
+    ├── InternalError         500 internal_error        a bug; the log has it, the answer does not
+    └── Unavailable           503, with Retry-After
+        ├── StoreUnavailable      store_unavailable     the database does not answer
+        └── PauseNotConfirmed     pause_not_confirmed   nothing is promised; ask again
+
+`ConfigurationError` stands apart: it ends a process at its start and never goes over a wire.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from holdfast_core.schemas import System
+
+__all__ = [
+    "BodyTooLarge",
+    "ConfigurationError",
+    "Conflict",
+    "FieldError",
+    "ForeignOrigin",
+    "HoldfastError",
+    "InternalError",
+    "InvalidRequest",
+    "JobNotFound",
+    "JobNotOwned",
+    "JobStateConflict",
+    "LeaseLost",
+    "MethodNotAllowed",
+    "MisdirectedRequest",
+    "NotAllowed",
+    "NotAuthenticated",
+    "NotFound",
+    "NotPaused",
+    "PauseNotConfirmed",
+    "ResumeNotDrained",
+    "StoreUnavailable",
+    "Unavailable",
+    "UnsupportedMediaType",
+    "VersionConflict",
+]
+
+
+class ConfigurationError(Exception):
+    """A setting or the surroundings do not allow a start; the text names the setting and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field that was refused: its name as the client wrote it (`jobs[3].type`), and why."""
+
+    field: str
+    message: str
+
+
+class HoldfastError(Exception):
+    """Base of all errors that a client may see.
+
+    `code` is stable and meant for programs, `detail` is for people and names the way out.
+    `system` is set where the answer depends on the pause.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        system: "System | None" = None,
+        errors: tuple[FieldError, ...] = (),
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.system = system
+        self.errors = errors
+        #: Seconds after which a repeat makes sense, or None.
+        self.retry_after = retry_after
+
+
+class InvalidRequest(HoldfastError):
+    """The request itself is wrong; `errors` names each field. Nothing was read or written."""
+
+    code = "invalid_request"
+    status = 422
+    title = "Invalid request"
+
+    @classmethod
+    def of(cls, *errors: FieldError) -> "InvalidRequest":
+        """One error from field errors, its detail naming all of them."""
+        return cls("; ".join(f"{e.field}: {e.message}" for e in errors), errors=errors)
+
+
+class NotAuthenticated(HoldfastError):
+    """Who is asking is not known."""
+
+    code = "not_authenticated"
+    status = 401
+    title = "Not authenticated"
+
+
+class NotAllowed(HoldfastError):
+    """Who is asking is known, and may not do this."""
+
+    code = "not_allowed"
+    status = 403
+    title = "Not allowed"
+
+
+class ForeignOrigin(HoldfastError):
+    """A browser sent this on behalf of a page that is not ours."""
+
+    code = "foreign_origin"
+    status = 403
+    title = "Foreign origin"
+
+
+class NotFound(HoldfastError):
+    """There is nothing at this address."""
+
+    code = "not_found"
+    status = 404
+    title = "Not found"
+
+
+class JobNotFound(NotFound):
+    """No job has this id."""
+
+    code = "job_not_found"
+    title = "Job not found"
+
+
+class MethodNotAllowed(HoldfastError):
+    """The address exists, but not for this method."""
+
+    code = "method_not_allowed"
+    status = 405
+    title = "Method not allowed"
+
+
+class Conflict(HoldfastError):
+    """The request is well formed, but the state of things does not admit it."""
+
+    code = "conflict"
+    status = 409
+    title = "Conflict"
+
+
+class JobNotOwned(Conflict):
+    """Another worker holds the job."""
+
+    code = "job_not_owned"
+    title = "Job held by another worker"
+
+
+class LeaseLost(Conflict):
+    """The claim under which the caller speaks is over: stop working on the job."""
+
+    code = "lease_lost"
+    title = "Lease lost"
+
+
+class JobStateConflict(Conflict):
+    """The job is in a state that does not admit the request."""
+
+    code = "job_state_conflict"
+    title = "Job state conflict"
+
+
+class NotPaused(Conflict):
+    """A resume of a system that is running."""
+
+    code = "not_paused"
+    title = "Not paused"
+
+
+class VersionConflict(Conflict):
+    """`expectedVersion` is not the current one; `system` says what is."""
+
+    code = "version_conflict"
+    title = "Version conflict"
+
+
+class ResumeNotDrained(Conflict):
+    """A resume before the drain ended, where the settings ask for `forceResume`."""
+
+    code = "resume_not_drained"
+    title = "Not drained yet"
+
+
+class BodyTooLarge(HoldfastError):
+    """The body is larger than this address takes."""
+
+    code = "body_too_large"
+    status = 413
+    title = "Body too large"
+
+
+class UnsupportedMediaType(HoldfastError):
+    """The body is not of the content type that this address takes."""
+
+    code = "unsupported_media_type"
+    status = 415
+    title = "Unsupported media type"
+
+
+class MisdirectedRequest(HoldfastError):
+    """The Host header names a host that this server does not answer for."""
+
+    code = "misdirected_request"
+    status = 421
+    title = "Misdirected request"
+
+
+class InternalError(HoldfastError):
+    """A bug of ours. The log has the traceback; the answer has none of it."""
+
+
+class Unavailable(HoldfastError):
+    """For now it cannot be done; a repeat after `retry_after` seconds makes sense."""
+
+    code = "unavailable"
+    status = 503
+    title = "Unavailable"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
+class StoreUnavailable(Unavailable):
+    """The database does not answer, or refused for a reason that passes."""
+
+    code = "store_unavailable"
+    title = "Store unavailable"
+
+
+class PauseNotConfirmed(Unavailable):
+    """A toggle whose outcome is not known: nothing is promised, read the status or repeat."""
+
+    code = "pause_not_confirmed"
+    title = "Pause not confirmed"

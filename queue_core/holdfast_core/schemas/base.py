@@ -1,0 +1,261 @@
+"""What all models share: camelCase on the wire, bounds with names, and one way to read a request.
+
+Requests are read strictly from JSON (a string is not a number). Where a person or a producer speaks,
+unknown fields are refused by name; where a worker speaks they are ignored and named, so that a newer
+worker can finish its job on an older server. A name that differs from a known one only in case or
+underscores is refused everywhere (CONTRACT, first paragraph).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, TypeVar, cast
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from holdfast_core.errors import FieldError, InvalidRequest
+
+__all__ = [
+    "MAX_CAPABILITIES",
+    "MAX_CHECKPOINT",
+    "MAX_JSON_DEPTH",
+    "MAX_LEASE_SECONDS",
+    "MAX_PAGE",
+    "MAX_PROGRESS_BYTES",
+    "MAX_REASON",
+    "MAX_TEXT",
+    "MAX_WAIT_SECONDS",
+    "Answer",
+    "Capabilities",
+    "FreeText",
+    "JsonObject",
+    "Name",
+    "PersonRequest",
+    "Query",
+    "Reason",
+    "Request",
+    "WorkerRequest",
+    "broken_rule",
+    "parse_query",
+    "parse_request",
+]
+
+MAX_REASON: Final = 1_000
+MAX_TEXT: Final = 8_000
+MAX_CHECKPOINT: Final = 200
+MAX_CAPABILITIES: Final = 64
+MAX_LEASE_SECONDS: Final = 86_400
+MAX_WAIT_SECONDS: Final = 30
+MAX_PAGE: Final = 200
+MAX_PROGRESS_BYTES: Final = 65_536
+MAX_JSON_DEPTH: Final = 64
+#: Digits of a whole number in a payload. Above it Python and the databases part ways.
+MAX_JSON_DIGITS: Final = 300
+
+
+class Answer(BaseModel):
+    """Base of what the server says: camelCase on the wire, snake_case in code, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        frozen=True,
+        extra="ignore",
+    )
+
+
+class Request(BaseModel):
+    """Base of what a client says: camelCase only, read strictly."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, serialize_by_alias=True, strict=True, frozen=True, extra="ignore"
+    )
+    #: Whether unknown fields are refused (True) or ignored and named to the caller (False).
+    refuses_unknown: ClassVar[bool] = True
+
+
+class PersonRequest(Request):
+    """A person or a producer speaks: unknown fields are refused by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class WorkerRequest(Request):
+    """A worker speaks: unknown fields are ignored and named in `Holdfast-Ignored-Fields`."""
+
+    refuses_unknown: ClassVar[bool] = False
+
+
+class Query(Request):
+    """The query string of a read; every value arrives as text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _without_nul(text: str) -> str:
+    # PostgreSQL's text cannot hold NUL. A worker's outcome must not be lost for it, so it is shown
+    # as the symbol for it instead of being refused.
+    return text.replace("\0", "␀")
+
+
+def _strip(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _check_json(value: object) -> None:
+    """Refuse what one of the databases or Python's JSON could not give back as it came."""
+    stack: list[tuple[object, int]] = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"is nested more than {MAX_JSON_DEPTH} levels deep")
+        if isinstance(item, str):
+            if "\0" in item:
+                raise ValueError("holds a NUL character (\\u0000), which cannot be stored")
+        elif isinstance(item, bool) or item is None:
+            continue
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise ValueError("holds a number that is not finite")
+        elif isinstance(item, int):
+            if abs(item) >= 10**MAX_JSON_DIGITS:
+                raise ValueError(f"holds a whole number of more than {MAX_JSON_DIGITS} digits")
+        elif isinstance(item, dict):
+            for key, inner in cast("dict[str, object]", item).items():
+                stack.append((key, depth))
+                stack.append((inner, depth + 1))
+        elif isinstance(item, list):
+            stack.extend((inner, depth + 1) for inner in cast("list[object]", item))
+
+
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    _check_json(value)
+    return value
+
+
+def broken_rule(field: str, message: str) -> PydanticCustomError:
+    """The error for a rule between fields, to be raised by a model's validator; it names one field."""
+    return PydanticCustomError("rule", "{field}: {message}", {"field": field, "message": message})
+
+
+def _unique(names: list[str]) -> list[str]:
+    # Sorted and without repeats, so that equal sets compare equal wherever they are stored.
+    return sorted(set(names))
+
+
+_R = TypeVar("_R", bound=Request)
+
+FreeText = Annotated[str, AfterValidator(_without_nul)]
+Reason = Annotated[
+    str,
+    BeforeValidator(_strip),
+    Field(min_length=1, max_length=MAX_REASON, description="Why; 1 to 1,000 characters."),
+    AfterValidator(_without_nul),
+]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@-]{1,128}$")]
+Capabilities = Annotated[list[Name], Field(max_length=MAX_CAPABILITIES), AfterValidator(_unique)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", "").casefold()
+
+
+def _refused_names(model: type[Request], names: list[str]) -> tuple[list[FieldError], list[str]]:
+    """Errors for the names that cannot be let pass, and the unknown names that can."""
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    folded = {_fold(alias): alias for alias in known}
+    refused: list[FieldError] = []
+    ignored: list[str] = []
+    for name in names:
+        if name in known:
+            continue
+        meant = folded.get(_fold(name))
+        if meant is not None:
+            refused.append(FieldError(_shown(name), f"unknown field; did you mean {meant}?"))
+        elif model.model_config.get("extra") == "forbid":
+            refused.append(FieldError(_shown(name), "unknown field"))
+        else:
+            ignored.append(_shown(name))
+    return refused, ignored
+
+
+def _shown(name: str) -> str:
+    """A field name from outside, fit for an error and a header: short and without control characters."""
+    return name[:64].encode("unicode_escape").decode("ascii")
+
+
+def _field_errors(error: ValidationError, *, whole: str) -> list[FieldError]:
+    found: list[FieldError] = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        field = ""
+        for part in item["loc"]:
+            field += f"[{part}]" if isinstance(part, int) else (f".{part}" if field else str(part))
+        message = item["msg"].removeprefix("Value error, ")
+        match item["type"]:
+            case "missing":
+                message = "is required"
+            case "extra_forbidden":
+                message = "unknown field"
+            case "json_invalid":
+                message = message.replace("Invalid JSON", "is not valid JSON", 1)
+            case "too_short" | "string_too_short":
+                message = "must not be blank"
+            case "rule":
+                field, message = message.split(": ", 1)
+            case _:
+                message = message[:1].lower() + message[1:]
+        found.append(FieldError(field or whole, message))
+    return found
+
+
+def parse_request(model: type[_R], raw: bytes | str | Mapping[str, Any]) -> tuple[_R, list[str]]:
+    """Read one request.
+
+    `raw` is a JSON text, or an object that came out of one (an MCP tool's arguments). Returns the
+    request and the names of fields that were ignored. Raises InvalidRequest, which names every field
+    that is wrong and never repeats a value.
+    """
+    if not isinstance(raw, bytes | str):
+        try:
+            raw = json.dumps(raw, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            raise InvalidRequest.of(
+                FieldError("arguments", "cannot be written as JSON (a number out of range?)")
+            ) from None
+    refused: list[FieldError] = []
+    ignored: list[str] = []
+    try:
+        plain = json.loads(raw)
+    except (ValueError, RecursionError):
+        plain = None  # the model's own reading says what is wrong, and where
+    if isinstance(plain, dict):
+        refused, ignored = _refused_names(model, list(cast("dict[str, Any]", plain)))
+    try:
+        request = model.model_validate_json(raw)
+    except ValidationError as error:
+        named = {e.field for e in refused}
+        refused += [e for e in _field_errors(error, whole="body") if e.field not in named]
+        raise InvalidRequest.of(*refused) from None
+    if refused:
+        raise InvalidRequest.of(*refused)
+    return request, ignored
+
+
+def parse_query(model: type[_R], pairs: list[tuple[str, str]]) -> _R:
+    """Read a query string's pairs. Raises InvalidRequest naming each parameter that is wrong."""
+    names = [name for name, _ in pairs]
+    refused, _ = _refused_names(model, names)
+    refused += [
+        FieldError(_shown(name), "is given more than once") for name in set(names) if names.count(name) > 1
+    ]
+    if refused:
+        raise InvalidRequest.of(*refused)
+    try:
+        return model.model_validate_strings(dict(pairs))
+    except ValidationError as error:
+        raise InvalidRequest.of(*_field_errors(error, whole="query")) from None

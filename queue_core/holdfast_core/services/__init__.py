@@ -1,0 +1,92 @@
+"""The rules: one transaction each, then the announcement. Every transport calls these and nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from anyio import create_task_group
+
+from holdfast_core.changes import ChangeBus
+from holdfast_core.clock import Clock, SystemClock
+from holdfast_core.db import Database
+from holdfast_core.gate import GateCache
+from holdfast_core.services.claims import ClaimService
+from holdfast_core.services.health import HealthService, Readiness
+from holdfast_core.services.jobs import JobService
+from holdfast_core.services.leases import LeaseService, OutcomeService
+from holdfast_core.services.pause import PauseService
+from holdfast_core.services.presence import Presence
+from holdfast_core.services.snapshots import Snapshots
+from holdfast_core.services.sweep import Sweeper
+from holdfast_core.services.waiters import Waiters
+from holdfast_core.services.watch import PauseWatch
+from holdfast_core.services.workers import WorkerService
+from holdfast_core.settings import Settings
+from holdfast_core.store.users import ensure_user
+
+__all__ = [
+    "ClaimService",
+    "HealthService",
+    "JobService",
+    "LeaseService",
+    "OutcomeService",
+    "PauseService",
+    "Readiness",
+    "Services",
+    "WorkerService",
+    "run_services",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the transports may call."""
+
+    pause: PauseService
+    jobs: JobService
+    claims: ClaimService
+    leases: LeaseService
+    outcomes: OutcomeService
+    workers: WorkerService
+    health: HealthService
+    #: For those who run the process, not for transports.
+    watch: PauseWatch
+    sweeper: Sweeper
+    presence: Presence
+    waiters: Waiters
+
+
+@asynccontextmanager
+async def run_services(
+    database: Database, bus: ChangeBus, settings: Settings, clock: Clock | None = None
+) -> AsyncIterator[Services]:
+    """The services over an open store, with their background tasks, until the block ends."""
+    clock = clock or SystemClock()
+    cache = GateCache(clock)
+    waiters = Waiters(bus)
+    presence = Presence(database, clock)
+    watch = PauseWatch(database, bus, cache, waiters, clock)
+    snapshots = Snapshots(database, watch, clock)
+    sweeper = Sweeper(database, bus, cache, settings, clock)
+    services = Services(
+        pause=PauseService(database, bus, watch, snapshots, settings, clock),
+        jobs=JobService(database, bus),
+        claims=ClaimService(database, bus, cache, watch, waiters, presence, clock),
+        leases=LeaseService(database, watch, presence, settings, clock),
+        outcomes=OutcomeService(database, bus, cache, presence, settings),
+        workers=WorkerService(database, cache, watch, presence),
+        health=HealthService(cache, watch),
+        watch=watch,
+        sweeper=sweeper,
+        presence=presence,
+        waiters=waiters,
+    )
+    user_id = settings.default_user_id
+    await database.write(lambda connection: ensure_user(connection, user_id, "local operator"))
+    async with create_task_group() as tasks:
+        for task in (bus.run, watch.run, watch.run_inspection, waiters.run, presence.run, sweeper.run):
+            tasks.start_soon(task)
+        try:
+            yield services
+        finally:
+            tasks.cancel_scope.cancel()

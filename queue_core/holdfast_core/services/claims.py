@@ -1,0 +1,133 @@
+"""Claims: the one way to take a job (CONTRACT section 4, RS-01)."""
+
+from uuid import UUID
+
+import structlog
+from anyio import CancelScope, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from holdfast_core.callers import Caller
+from holdfast_core.changes import ChangeBus
+from holdfast_core.clock import Clock
+from holdfast_core.db import Database, Lane
+from holdfast_core.errors import HoldfastError
+from holdfast_core.gate import GateCache
+from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Transport
+from holdfast_core.services.presence import Presence
+from holdfast_core.services.tokens import hash_token, mint_token
+from holdfast_core.services.waiters import Waiter, Waiters
+from holdfast_core.services.watch import PauseWatch
+from holdfast_core.store import claims as store
+from holdfast_core.store import leases
+
+__all__ = ["ClaimService"]
+
+log = structlog.get_logger(__name__)
+
+
+class ClaimService:
+    """Hands out jobs, through the gate."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: ChangeBus,
+        cache: GateCache,
+        watch: PauseWatch,
+        waiters: Waiters,
+        presence: Presence,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._cache = cache
+        self._watch = watch
+        self._waiters = waiters
+        self._presence = presence
+        self._clock = clock
+
+    async def claim(
+        self, caller: Caller, request: ClaimRequest, *, transport: Transport = "rest"
+    ) -> ClaimAnswer:
+        """One job under a lease, or null: paused, or nothing to do within `wait_seconds`.
+
+        A claim that meets a pause, or is waiting when one is made, is answered at once. To cancel the call
+        is safe at any time: a job that was taken for it is given back.
+        """
+        self._presence.seen(
+            request.worker_id,
+            transport,
+            observed_version=request.observed_version,
+            capabilities=request.worker_capabilities,
+            auto_enabled=True,
+        )
+        answer = await self._claim(request)
+        self._presence.answered(request.worker_id, answer.system.version)
+        return answer
+
+    async def _claim(self, request: ClaimRequest) -> ClaimAnswer:
+        deadline = self._clock.monotonic() + request.wait_seconds
+        if (paused := self._cache.paused()) is not None:
+            return ClaimAnswer(job=None, system=paused)
+        token = mint_token()
+        claim = store.Claim(
+            worker_id=request.worker_id,
+            lease_seconds=request.lease_seconds,
+            token_hash=hash_token(token),
+            types=None if request.allowed_types is None else tuple(sorted(set(request.allowed_types))),
+            capabilities=tuple(request.worker_capabilities),
+        )
+        if request.wait_seconds <= 0:
+            return await self._take(claim, token)
+        # In the row before the first look, so that work which comes in between is not missed.
+        with self._waiters.join((claim.types, claim.capabilities)) as waiter:
+            return await self._wait(claim, token, waiter, deadline)
+
+    async def _wait(self, claim: store.Claim, token: str, waiter: Waiter, deadline: float) -> ClaimAnswer:
+        answer = await self._take(claim, token)
+        while answer.job is None and not answer.system.workers_paused:
+            left = deadline - self._clock.monotonic()
+            if left <= 0 or not await waiter.wait(left):
+                break
+            waiter.rest()
+            if (paused := self._cache.paused()) is not None:
+                return ClaimAnswer(job=None, system=paused)
+            if await self._worth_a_try(claim):
+                answer = await self._take(claim, token)
+        if answer.job is not None:
+            waiter.wake()  # there may be more: leaving the row wakes the next
+        return answer
+
+    async def _worth_a_try(self, claim: store.Claim) -> bool:
+        # On SQLite a claim takes the writers' lock, and every commit of anybody wakes the waiters.
+        if self._database.dialect == "postgresql":
+            return True
+        return await self._database.read(lambda connection: store.any_ready(connection, claim))
+
+    async def _take(self, claim: store.Claim, token: str) -> ClaimAnswer:
+        asked_at = self._clock.monotonic()
+        job, system = await self._database.write(
+            lambda connection: store.take(connection, claim, token=token), lane=Lane.GATED
+        )
+        self._watch.learn(system, asked_at=asked_at)
+        if job is not None:
+            try:
+                await checkpoint_if_cancelled()
+            except get_cancelled_exc_class():
+                with CancelScope(shield=True):
+                    await self._give_back(claim, job.id)
+                raise
+        return ClaimAnswer(job=job, system=system)
+
+    async def _give_back(self, claim: store.Claim, job_id: UUID) -> None:
+        """The caller is gone before it had its answer: the job goes back, with the token of this very call."""
+        try:
+            await self._database.write(
+                lambda connection: leases.release(connection, job_id, claim.worker_id, claim.token_hash)
+            )
+        except HoldfastError as error:
+            # The lease runs out in its time.
+            log.warning("claim_not_given_back", job_id=str(job_id), cause=error.detail)
+        else:
+            self._bus.announce("jobs")
+            log.info("claim_given_back", job_id=str(job_id), worker_id=claim.worker_id)

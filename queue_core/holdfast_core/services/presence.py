@@ -1,0 +1,132 @@
+"""Who is there: kept in memory, written behind, never in the way of an answer."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from anyio import sleep
+
+from holdfast_core.clock import Clock
+from holdfast_core.db import Database
+from holdfast_core.errors import HoldfastError
+from holdfast_core.schemas import Transport
+from holdfast_core.store.workers import Seen, write_presence
+
+__all__ = ["Presence"]
+
+log = structlog.get_logger(__name__)
+
+#: How often changes of a worker's state or version are written, all in one batch.
+FLUSH_SECONDS: Final = 1.0
+#: How often a worker that only goes on being there is written.
+REWRITE_SECONDS: Final = 5.0
+#: Workers that one process keeps in mind; the one heard of longest ago makes room.
+REMEMBERED: Final = 20_000
+#: Rows of one batch.
+BATCH: Final = 1_000
+
+
+@dataclass(slots=True)
+class _Known:
+    capabilities: tuple[str, ...] = ()
+    transport: Transport = "rest"
+    auto_enabled: bool = True
+    observed: int | None = None
+    #: The version of the last answer: seen, once the worker comes again, though it may not say so.
+    answered: int | None = None
+    interval: float = 0.0
+    seen_at: float = float("-inf")
+    written_at: float = float("-inf")
+    changed: bool = True
+
+
+class Presence:
+    """What this process knows of the workers that speak to it."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    def seen(
+        self,
+        worker_id: str,
+        transport: Transport,
+        *,
+        observed_version: int | None = None,
+        capabilities: list[str] | None = None,
+        auto_enabled: bool | None = None,
+    ) -> None:
+        """A worker has spoken. None leaves what is known."""
+        now = self._clock.monotonic()
+        known = self._known.get(worker_id)
+        if known is None:
+            known = self._known[worker_id] = _Known()
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        else:
+            gap = now - known.seen_at
+            # A burst of calls (a heartbeat between two claims) must not make it look impatient.
+            known.interval = max(gap, known.interval / 2)
+            self._known.move_to_end(worker_id)
+        before = (known.observed, known.transport, known.auto_enabled, known.capabilities)
+        observed = observed_version if observed_version is not None else known.answered
+        if observed is not None:
+            known.observed = observed
+        known.transport = transport
+        if auto_enabled is not None:
+            known.auto_enabled = auto_enabled
+        if capabilities is not None:
+            known.capabilities = tuple(capabilities)
+        known.seen_at = now
+        after = (known.observed, known.transport, known.auto_enabled, known.capabilities)
+        known.changed = known.changed or before != after
+
+    def answered(self, worker_id: str, version: int) -> None:
+        """A worker was told of this version."""
+        known = self._known.get(worker_id)
+        if known is not None:
+            known.answered = version
+
+    async def flush(self) -> None:
+        """Write what has changed, and what has not been written for a while."""
+        now = self._clock.monotonic()
+        due = [
+            (worker_id, known)
+            for worker_id, known in self._known.items()
+            if known.seen_at > known.written_at and (known.changed or now - known.written_at >= REWRITE_SECONDS)
+        ]
+        for start in range(0, len(due), BATCH):
+            batch = due[start : start + BATCH]
+            rows = [
+                Seen(
+                    worker_id=worker_id,
+                    capabilities=known.capabilities,
+                    transport=known.transport,
+                    auto_enabled=known.auto_enabled,
+                    observed_version=known.observed,
+                    interval_seconds=known.interval,
+                    age_seconds=max(0.0, now - known.seen_at),
+                )
+                for worker_id, known in batch
+            ]
+            for _, known in batch:
+                known.changed = False
+            try:
+                await self._database.write(lambda connection, rows=rows: write_presence(connection, rows))
+            except BaseException:
+                for _, known in batch:
+                    known.changed = True
+                raise
+            for _, known in batch:
+                known.written_at = now
+
+    async def run(self) -> None:
+        """Write behind, until cancelled."""
+        while True:
+            await sleep(FLUSH_SECONDS)
+            try:
+                await self.flush()
+            except HoldfastError as error:
+                log.warning("presence_not_written", cause=error.detail)

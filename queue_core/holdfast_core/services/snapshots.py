@@ -1,0 +1,93 @@
+"""The snapshot: pause, counts, workers and the newest events, as status, pause, resume and wait answer it."""
+
+from typing import Final
+
+from anyio import Lock
+from sqlalchemy import Connection
+
+from holdfast_core.clock import Clock
+from holdfast_core.db import Database
+from holdfast_core.schemas import Audit, Metrics, Snapshot, System
+from holdfast_core.services.watch import PauseWatch
+from holdfast_core.states import PauseMode
+from holdfast_core.store import metrics
+from holdfast_core.store.metrics import Backlog, InFlight
+from holdfast_core.store.pause import latest_events
+from holdfast_core.store.workers import counts as worker_counts
+
+__all__ = ["Snapshots", "is_parked", "is_safe"]
+
+#: A backlog may be this old (CONTRACT section 2).
+BACKLOG_AGE_SECONDS: Final = 2.0
+#: Counting may take this part of the time: cheap counts are always fresh, dear ones are shared.
+BACKLOG_SHARE: Final = 0.02
+
+
+def is_parked(system: System, in_flight: InFlight) -> bool:
+    """Whether all that runs is parked under a quiesce."""
+    return system.mode is PauseMode.QUIESCE and in_flight.running == in_flight.parked and in_flight.stale == 0
+
+
+def is_safe(system: System, in_flight: InFlight) -> bool:
+    """Whether it is safe to upgrade: paused, nothing running, nothing stale."""
+    return system.workers_paused and in_flight.drained
+
+
+class Snapshots:
+    """Makes snapshots from the store."""
+
+    def __init__(self, database: Database, watch: PauseWatch, clock: Clock) -> None:
+        self._database = database
+        self._watch = watch
+        self._clock = clock
+        self._backlog: Backlog | None = None
+        self._counted_at = float("-inf")
+        self._cost = 0.0
+        self._counting = Lock()
+
+    async def in_flight(self) -> tuple[System, InFlight]:
+        """The pause and what runs, from one snapshot of the database."""
+        asked_at = self._clock.monotonic()
+        system, in_flight = await self._database.read(metrics.system_and_in_flight)
+        self._watch.learn(system, asked_at=asked_at)
+        return system, in_flight
+
+    async def take(self) -> Snapshot:
+        """The whole of it. Raises StoreUnavailable: an error, never zeros."""
+        backlog = await self._fresh_backlog()
+        asked_at = self._clock.monotonic()
+
+        def reading(connection: Connection) -> Snapshot:
+            system, in_flight = metrics.system_and_in_flight(connection)
+            return Snapshot(
+                system=system,
+                metrics=Metrics(
+                    queued=backlog.queued,
+                    scheduled=backlog.scheduled,
+                    running=in_flight.running,
+                    parked=in_flight.parked,
+                    stale_running=in_flight.stale,
+                    is_drained=in_flight.drained,
+                    is_parked=is_parked(system, in_flight),
+                    safe_to_upgrade=is_safe(system, in_flight),
+                    oldest_queued_seconds=backlog.oldest_seconds,
+                    measured_at=backlog.measured_at,
+                ),
+                workers=worker_counts(connection, system.version, changed_at=system.updated_at),
+                audit=Audit(latest=latest_events(connection)),
+            )
+
+        snapshot = await self._database.read(reading)
+        self._watch.learn(snapshot.system, asked_at=asked_at)
+        return snapshot
+
+    async def _fresh_backlog(self) -> Backlog:
+        async with self._counting:  # who comes while somebody counts gets that count
+            now = self._clock.monotonic()
+            age = now - self._counted_at
+            if self._backlog is None or age > min(BACKLOG_AGE_SECONDS, self._cost / BACKLOG_SHARE):
+                self._backlog = await self._database.read(metrics.backlog)
+                self._counted_at = self._clock.monotonic()
+                self._cost = self._counted_at - now
+            return self._backlog
+

@@ -1,0 +1,99 @@
+"""Keeps the gate's cache fresh, and watches over a pause while it lasts."""
+
+from typing import Final
+from uuid import UUID
+
+import structlog
+from anyio import sleep
+
+from holdfast_core.changes import ChangeBus
+from holdfast_core.clock import Clock
+from holdfast_core.db import Database
+from holdfast_core.errors import HoldfastError
+from holdfast_core.gate import GateCache
+from holdfast_core.schemas import System
+from holdfast_core.services.waiters import Waiters
+from holdfast_core.store.metrics import stale_jobs, violations
+from holdfast_core.store.pause import read_system
+
+__all__ = ["PauseWatch"]
+
+log = structlog.get_logger(__name__)
+
+#: The poll behind the announcements: a stale "paused" lasts no longer than this and one read.
+REFRESH_SECONDS: Final = 0.5
+#: How often a pause is looked over for leases that ran out and for claims that should not be.
+INSPECT_SECONDS: Final = 2.0
+
+
+class PauseWatch:
+    """What every process knows of the pause."""
+
+    def __init__(
+        self, database: Database, bus: ChangeBus, cache: GateCache, waiters: Waiters, clock: Clock
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._cache = cache
+        self._waiters = waiters
+        self._clock = clock
+        self._named: set[tuple[UUID, int]] = set()
+
+    def learn(self, system: System, *, asked_at: float) -> None:
+        """Take in a `system` from the database; a pause answers every claim that waits."""
+        if self._cache.learn(system, asked_at=asked_at):
+            log.info(
+                "pause_seen",
+                pause_version=system.version,
+                paused=system.workers_paused,
+                mode=system.mode,
+                reason=system.reason,
+            )
+            if system.workers_paused:
+                self._waiters.wake_all()
+
+    async def refresh(self) -> System:
+        """Read the pause and take it in."""
+        asked_at = self._clock.monotonic()
+        system = await self._database.read(read_system)
+        self.learn(system, asked_at=asked_at)
+        return system
+
+    async def run(self) -> None:
+        """Refresh at each announcement, and anyway now and then, until cancelled."""
+        with self._bus.hub.subscribe("system") as changes:
+            while True:
+                try:
+                    await self.refresh()
+                except HoldfastError as error:
+                    log.warning("pause_not_refreshed", cause=error.detail)
+                    await sleep(REFRESH_SECONDS)
+                await changes.wait(REFRESH_SECONDS)
+
+    async def inspect(self) -> int:
+        """While paused: name each lease that has run out, once, and count broken promises (none, always)."""
+        if self._cache.paused() is None:
+            self._named.clear()
+            return 0
+        stale, broken = await self._database.read(lambda c: (stale_jobs(c), violations(c)))
+        for job in stale:
+            if (job.id, job.claim_number) not in self._named:
+                self._named.add((job.id, job.claim_number))
+                log.warning(
+                    "lease_expired_while_paused",
+                    job_id=str(job.id),
+                    worker_id=job.claimed_by,
+                    lease_expires_at=job.lease_expires_at.isoformat(),
+                )
+        if broken:
+            log.error("pause_violated", jobs=broken)
+        return broken
+
+    async def run_inspection(self) -> None:
+        """Inspect now and then, until cancelled."""
+        while True:
+            await sleep(INSPECT_SECONDS)
+            try:
+                await self.inspect()
+            except HoldfastError as error:
+                log.warning("pause_not_inspected", cause=error.detail)

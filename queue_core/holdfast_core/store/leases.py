@@ -1,0 +1,190 @@
+"""What the holder of a job says: heartbeats and outcomes. None of these passes the gate.
+
+Each is one conditional UPDATE, so two calls for a job cannot both win. A lease that has run out is not lost
+until somebody takes the job: the statements do not look at the clock.
+"""
+
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Row,
+    String,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    or_,
+    update,
+)
+
+from holdfast_core.db.tables import jobs, status_is
+from holdfast_core.db.types import Now
+from holdfast_core.schemas import HeartbeatRequest
+from holdfast_core.states import JobStatus
+from holdfast_core.store.claims import backoff
+from holdfast_core.store.jobs import put_back
+
+__all__ = ["cancel_ack", "complete", "fail", "fail_retryable", "heartbeat", "release"]
+
+# Held by this worker, and, where a token is given, under this very claim.
+_held: Final[ColumnElement[bool]] = and_(
+    jobs.c.id == bindparam("job_id"),
+    status_is(JobStatus.RUNNING),
+    jobs.c.claimed_by == bindparam("worker_id"),
+    or_(
+        bindparam("token_hash", type_=String()).is_(None),
+        jobs.c.claim_token_hash == bindparam("token_hash", type_=String()),
+    ),
+)
+
+# Extend the lease from now on, expired or not. Touches no indexed column, so the row stays where it is.
+_HEARTBEAT = (
+    update(jobs)
+    .where(_held)
+    .values(
+        lease_expires_at=Now(bindparam("lease_seconds", type_=Float())),
+        phase=func.coalesce(bindparam("new_phase", type_=String()), jobs.c.phase),
+        checkpoint=func.coalesce(bindparam("new_checkpoint", type_=String()), jobs.c.checkpoint),
+        updated_at=Now(),
+    )
+    .returning(*jobs.c)
+)
+
+# The same, with a new progress.
+_HEARTBEAT_PROGRESS = _HEARTBEAT.values(progress=bindparam("new_progress", type_=jobs.c.progress.type))
+
+_over: Final[dict[str, Any]] = {
+    "lease_expires_at": None,
+    "phase": None,
+    "finished_at": Now(),
+    "updated_at": Now(),
+}
+
+# The job succeeded; this counts also where its cancellation was asked for.
+_COMPLETE = (
+    update(jobs)
+    .where(_held)
+    .values(
+        status=JobStatus.SUCCEEDED.value,
+        result_summary=bindparam("summary", type_=String()),
+        error_message=None,
+        claim_outcome="complete",
+        **_over,
+    )
+    .returning(*jobs.c)
+)
+
+# The holder stopped a job whose cancellation was asked for.
+_CANCEL_ACK = (
+    update(jobs)
+    .where(_held, jobs.c.cancel_requested_at.is_not(None))
+    .values(
+        status=JobStatus.CANCELLED.value,
+        error_message=func.coalesce(bindparam("message", type_=String()), jobs.c.error_message),
+        claim_outcome="cancel_ack",
+        **_over,
+    )
+    .returning(*jobs.c)
+)
+
+# The job goes back to its place; no attempt is used.
+_RELEASE = (
+    update(jobs).where(_held).values(put_back(outcome="release", uses_attempt=False)).returning(*jobs.c)
+)
+
+
+@cache
+def _fail(dialect: str, retryable: bool) -> Update:
+    # A retryable failure comes back after a back-off while attempts are left; a plain one is final.
+    # Either ends in `cancelled` where the cancellation was asked for.
+    values = put_back(outcome="fail", uses_attempt=True, delay=backoff(dialect))
+    if not retryable:
+        cancelled = jobs.c.cancel_requested_at.is_not(None)
+        values = {
+            **_over,
+            "status": _either(cancelled, JobStatus.CANCELLED, JobStatus.FAILED),
+            "claim_outcome": "fail",
+        }
+    values["error_message"] = bindparam("message", type_=String())
+    return update(jobs).where(_held).values(values).returning(*jobs.c)
+
+
+def _either(condition: ColumnElement[bool], then: JobStatus, otherwise: JobStatus) -> Any:
+    return case((condition, literal(then.value, String(16))), else_=literal(otherwise.value, String(16)))
+
+
+def _holder(job_id: UUID, worker_id: str, token_hash: str | None) -> dict[str, Any]:
+    return {"job_id": job_id, "worker_id": worker_id, "token_hash": token_hash}
+
+
+def heartbeat(
+    connection: Connection, job_id: UUID, request: HeartbeatRequest, token_hash: str | None
+) -> Row[Any] | None:
+    """Extend the lease. None where the caller does not hold the job."""
+    arguments: dict[str, Any] = {
+        **_holder(job_id, request.worker_id, token_hash),
+        "lease_seconds": float(request.lease_seconds),
+        "new_phase": request.phase,
+        "new_checkpoint": request.checkpoint,
+    }
+    if request.progress is None:
+        return connection.execute(_HEARTBEAT, arguments).one_or_none()
+    return connection.execute(
+        _HEARTBEAT_PROGRESS, {**arguments, "new_progress": request.progress}
+    ).one_or_none()
+
+
+def complete(
+    connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None, summary: str | None
+) -> Row[Any] | None:
+    """End the job in `succeeded`. None where the caller does not hold it."""
+    return connection.execute(
+        _COMPLETE, {**_holder(job_id, worker_id, token_hash), "summary": summary}
+    ).one_or_none()
+
+
+def fail(
+    connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None, message: str
+) -> Row[Any] | None:
+    """End the job in `failed`. None where the caller does not hold it."""
+    statement = _fail(connection.dialect.name, retryable=False)
+    return connection.execute(
+        statement, {**_holder(job_id, worker_id, token_hash), "message": message}
+    ).one_or_none()
+
+
+def fail_retryable(
+    connection: Connection,
+    job_id: UUID,
+    worker_id: str,
+    token_hash: str | None,
+    message: str,
+    delay_seconds: float,
+) -> Row[Any] | None:
+    """Put the job back for another attempt. None where the caller does not hold it."""
+    statement = _fail(connection.dialect.name, retryable=True)
+    arguments = {**_holder(job_id, worker_id, token_hash), "message": message, "delay_seconds": delay_seconds}
+    return connection.execute(statement, arguments).one_or_none()
+
+
+def release(
+    connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None
+) -> Row[Any] | None:
+    """Give the job back to its place. None where the caller does not hold it."""
+    return connection.execute(_RELEASE, _holder(job_id, worker_id, token_hash)).one_or_none()
+
+
+def cancel_ack(
+    connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None, message: str | None
+) -> Row[Any] | None:
+    """End the job in `cancelled`. None where the caller does not hold it, or nobody asked for that."""
+    return connection.execute(
+        _CANCEL_ACK, {**_holder(job_id, worker_id, token_hash), "message": message}
+    ).one_or_none()

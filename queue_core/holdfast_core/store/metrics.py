@@ -1,0 +1,138 @@
+"""Counts of jobs, and the count that must be none."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Connection, and_, cast, func, literal, or_, select, text
+
+from holdfast_core.db.tables import jobs, pause_state, status_is
+from holdfast_core.db.types import Now
+from holdfast_core.schemas import System
+from holdfast_core.states import JobPhase, JobStatus
+from holdfast_core.store.pause import system_from
+
+__all__ = ["Backlog", "InFlight", "Stale", "backlog", "in_flight", "stale_jobs", "system_and_in_flight", "violations"]
+
+#: How many stale jobs are named at a time.
+STALE_NAMED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Running jobs: `running` (lease alive, parked ones included) and `stale` do not overlap."""
+
+    running: int
+    parked: int
+    stale: int
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing runs and nothing is stale."""
+        return self.running == 0 and self.stale == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Queued jobs: `queued` are due, `scheduled` come later."""
+
+    queued: int
+    scheduled: int
+    oldest_seconds: float | None
+    measured_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A running job whose lease has expired."""
+
+    id: UUID
+    claimed_by: str
+    claim_number: int
+    lease_expires_at: datetime
+
+
+_alive = jobs.c.lease_expires_at > Now(stable=True)
+_running = status_is(JobStatus.RUNNING)
+_queued = status_is(JobStatus.QUEUED)
+_due = or_(jobs.c.next_attempt_at.is_(None), jobs.c.next_attempt_at <= Now(stable=True))
+
+_counts = (
+    select(
+        func.count().filter(_alive).label("running"),
+        func.count().filter(and_(_alive, jobs.c.phase == JobPhase.PARKED)).label("parked"),
+        func.count().filter(~_alive).label("stale"),
+    )
+    .where(_running)
+    .subquery("counts")
+)
+
+# What runs now; walks the partial index of running jobs.
+_IN_FLIGHT = select(_counts)
+
+# The pause and what runs now, from one snapshot because it is one statement.
+_SYSTEM_AND_IN_FLIGHT = select(pause_state, _counts).select_from(pause_state.join(_counts, literal(True)))
+
+# What waits, and since when.
+_BACKLOG = select(
+    func.count().filter(_due).label("queued"),
+    func.count().filter(~_due).label("scheduled"),
+    func.min(jobs.c.created_at).filter(_due).label("oldest"),
+    Now().label("now"),
+).where(_queued)
+
+# Stale jobs, longest first.
+_STALE = (
+    select(jobs.c.id, jobs.c.claimed_by, jobs.c.claim_number, jobs.c.lease_expires_at)
+    .where(_running, jobs.c.lease_expires_at <= Now(stable=True))
+    .order_by(jobs.c.lease_expires_at)
+    .limit(STALE_NAMED)
+)
+
+# Running jobs whose claim committed after the door of the current pause had closed.
+_VIOLATIONS_POSTGRESQL = text(
+    """
+    SELECT count(*) FROM agent_jobs j, system_worker_pause_state s
+    WHERE s.paused AND j.status = 'running'
+      AND NOT pg_visible_in_snapshot(j.claim_number::text::xid8, s.door::pg_snapshot)
+    """
+)
+_VIOLATIONS_SQLITE = (
+    select(func.count())
+    .select_from(jobs.join(pause_state, literal(True)))
+    .where(pause_state.c.paused, _running, jobs.c.claim_number > cast(pause_state.c.door, BigInteger))
+)
+
+
+def _in_flight_from(row: Any) -> InFlight:
+    return InFlight(running=row.running, parked=row.parked, stale=row.stale)
+
+
+def in_flight(connection: Connection) -> InFlight:
+    """Exact counts of what runs now."""
+    return _in_flight_from(connection.execute(_IN_FLIGHT).one())
+
+
+def system_and_in_flight(connection: Connection) -> tuple[System, InFlight]:
+    """The pause and the exact counts of what runs, from one snapshot."""
+    row = connection.execute(_SYSTEM_AND_IN_FLIGHT).one()
+    return system_from(row), _in_flight_from(row)
+
+
+def backlog(connection: Connection) -> Backlog:
+    """Exact counts of what waits. Walks every queued job: not for every call."""
+    row = connection.execute(_BACKLOG).one()
+    age = None if row.oldest is None else max(0.0, (row.now - row.oldest).total_seconds())
+    return Backlog(queued=row.queued, scheduled=row.scheduled, oldest_seconds=age, measured_at=row.now)
+
+
+def stale_jobs(connection: Connection) -> list[Stale]:
+    """Running jobs whose lease has expired, up to a hundred."""
+    return [Stale(**row._mapping) for row in connection.execute(_STALE)]
+
+
+def violations(connection: Connection) -> int:
+    """Running jobs that were claimed after the current pause was made. Anything but 0 is a broken promise."""
+    statement = _VIOLATIONS_SQLITE if connection.dialect.name == "sqlite" else _VIOLATIONS_POSTGRESQL
+    return connection.execute(statement).scalar_one()

@@ -1,0 +1,128 @@
+"""The row of the pause and the audit log."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, literal_column, select, update
+
+from holdfast_core.db.tables import control_events, pause_state
+from holdfast_core.db.types import UTC_TIME, Now
+from holdfast_core.schemas import ControlEvent, HistoryQuery, System
+
+__all__ = [
+    "append_event",
+    "history",
+    "latest_events",
+    "lock_system",
+    "moment",
+    "read_system",
+    "system_from",
+    "write_system",
+]
+
+LATEST: Final = 5
+
+# The pause as it is.
+_READ = select(pause_state)
+
+# The pause, with its row locked, so that toggles take turns.
+_LOCK = select(pause_state).with_for_update()
+
+# The database's time, and the newest event's, so that the log's order is the order of its making even
+# where the clock was set back.
+_MOMENT = select(
+    Now().label("now"), select(func.max(control_events.c.created_at)).scalar_subquery().label("last")
+)
+
+# The newest events that changed or confirmed something.
+_LATEST = (
+    select(control_events)
+    .where(control_events.c.outcome != "refused")
+    .order_by(control_events.c.created_at.desc())
+    .limit(LATEST)
+)
+
+# When the event with this id was made.
+_MADE_AT = select(control_events.c.created_at).where(control_events.c.id == bindparam("id"))
+
+_WRITE = update(pause_state).where(pause_state.c.id == literal_column("1"))
+
+
+def system_from(row: Row[Any], prefix: str = "") -> System:
+    """The `system` of a row that holds the pause's columns, their names with `prefix`."""
+    of = row._mapping  # the public way to a row's names
+    return System(
+        workers_paused=of[f"{prefix}paused"],
+        mode=of[f"{prefix}mode"],
+        reason=of[f"{prefix}reason"],
+        version=of[f"{prefix}version"],
+        requested_by_user_id=of[f"{prefix}requested_by_user_id"],
+        requested_by=of[f"{prefix}requested_by"],
+        requested_at=of[f"{prefix}requested_at"],
+        updated_at=of[f"{prefix}updated_at"],
+        resume_at=of[f"{prefix}resume_at"],
+    )
+
+
+def read_system(connection: Connection) -> System:
+    """The pause as this transaction sees it."""
+    return system_from(connection.execute(_READ).one())
+
+
+def lock_system(connection: Connection) -> System:
+    """The pause, locked against other toggles until this transaction ends."""
+    return system_from(connection.execute(_LOCK).one())
+
+
+def moment(connection: Connection) -> datetime:
+    """A time for the next event: the database's now, and later than every event before."""
+    row = connection.execute(_MOMENT).one()
+    return row.now if row.last is None else max(row.now, row.last + timedelta(microseconds=1))
+
+
+def write_system(connection: Connection, system: System, *, door: str | None) -> None:
+    """Put `system` in place of what was. `door` is what `close_door` gave, None to keep what is there."""
+    values: dict[str, Any] = {
+        "paused": system.workers_paused,
+        "mode": system.mode,
+        "reason": system.reason,
+        "version": system.version,
+        "requested_by_user_id": system.requested_by_user_id,
+        "requested_by": system.requested_by,
+        "requested_at": system.requested_at,
+        "updated_at": system.updated_at,
+        "resume_at": system.resume_at,
+    }
+    if door is not None:
+        values["door"] = door
+    connection.execute(_WRITE.values(values))
+
+
+def append_event(connection: Connection, event: ControlEvent) -> None:
+    """Add one line to the audit log."""
+    connection.execute(insert(control_events), event.model_dump(by_alias=False))
+
+
+def latest_events(connection: Connection) -> list[ControlEvent]:
+    """The five newest events, newest first, refused ones left out."""
+    return [_event_from(row) for row in connection.execute(_LATEST)]
+
+
+def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEvent], UUID | None]:
+    """A page of the log, newest first, and the id to ask with for the next one."""
+    wanted = select(control_events).order_by(control_events.c.created_at.desc()).limit(query.limit + 1)
+    if query.before is not None:
+        made_at = connection.execute(_MADE_AT, {"id": query.before}).scalar_one_or_none()
+        if made_at is None:
+            return [], None
+        wanted = wanted.where(control_events.c.created_at < bindparam("made_at", made_at, type_=UTC_TIME))
+    if query.outcome is not None:
+        wanted = wanted.where(control_events.c.outcome == query.outcome)
+    events = [_event_from(row) for row in connection.execute(wanted)]
+    page = events[: query.limit]
+    return page, page[-1].id if len(events) > query.limit else None
+
+
+def _event_from(row: Row[Any]) -> ControlEvent:
+    return ControlEvent.model_validate(dict(row._mapping))

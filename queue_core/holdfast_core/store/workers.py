@@ -1,0 +1,176 @@
+"""Workers' presence, and the fleet as operators see it."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Float, and_, bindparam, case, func, literal, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from holdfast_core.db.tables import jobs, status_is, workers
+from holdfast_core.db.types import Now
+from holdfast_core.schemas import Transport, WorkerCounts, WorkerView
+from holdfast_core.states import JobPhase, JobStatus, WorkerState
+
+__all__ = ["Seen", "counts", "fleet", "write_presence"]
+
+#: A worker is connected if it was seen within this, or within three of its own intervals.
+CONNECTED_SECONDS: Final = 30.0
+CONNECTED_INTERVALS: Final = 3.0
+#: A worker that is not connected and was not seen for this long is gone, rather than missing.
+GONE_SECONDS: Final = 600.0
+#: From when on after a change the workers that have not seen it are named, and how many of them.
+UNACKNOWLEDGED_AFTER_SECONDS: Final = 15.0
+UNACKNOWLEDGED_NAMED: Final = 20
+#: Workers that the fleet view shows at most, those seen last first.
+FLEET_SHOWN: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a worker from its latest request. `age_seconds`: how long ago that was."""
+
+    worker_id: str
+    capabilities: tuple[str, ...]
+    transport: Transport
+    auto_enabled: bool
+    observed_version: int | None
+    interval_seconds: float
+    age_seconds: float
+
+
+_seen_at = Now(-bindparam("age_seconds", type_=Float()))
+_patience = case(
+    (workers.c.interval_seconds * CONNECTED_INTERVALS > CONNECTED_SECONDS, workers.c.interval_seconds * CONNECTED_INTERVALS),
+    else_=literal(CONNECTED_SECONDS, Float()),
+)
+_connected = workers.c.last_seen_at > Now(-_patience, stable=True)
+_acknowledged = workers.c.observed_version >= bindparam("version")
+
+# How many workers are connected, and how many of them have reported the version.
+_COUNTS = select(
+    func.count().label("connected"), func.count().filter(_acknowledged).label("acknowledged")
+).where(_connected)
+
+# Connected workers that have not reported the version, by id.
+_UNACKNOWLEDGED = (
+    select(workers.c.id)
+    .where(_connected, or_(workers.c.observed_version.is_(None), ~_acknowledged))
+    .order_by(workers.c.id)
+    .limit(UNACKNOWLEDGED_NAMED)
+)
+
+# The fleet, with what the database's clock says of each.
+_FLEET = (
+    select(
+        workers,
+        _connected.label("connected"),
+        (workers.c.last_seen_at <= Now(-GONE_SECONDS, stable=True)).label("long_ago"),
+    )
+    .order_by(workers.c.last_seen_at.desc())
+    .limit(FLEET_SHOWN)
+)
+
+# Which jobs are with whom.
+_HELD = select(jobs.c.id, jobs.c.claimed_by, jobs.c.phase).where(status_is(JobStatus.RUNNING))
+
+
+def _upsert(dialect: str) -> Any:
+    values = {"first_seen_at": _seen_at, "last_seen_at": _seen_at}
+    insert_: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement = insert_(workers).values(**values)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[workers.c.id],
+        set_={
+            "capabilities": new.capabilities,
+            "transport": new.transport,
+            "auto_enabled": new.auto_enabled,
+            # Another process may have written something newer of the same worker.
+            "observed_version": case(
+                (
+                    and_(
+                        workers.c.observed_version.is_not(None),
+                        or_(new.observed_version.is_(None), workers.c.observed_version > new.observed_version),
+                    ),
+                    workers.c.observed_version,
+                ),
+                else_=new.observed_version,
+            ),
+            "interval_seconds": new.interval_seconds,
+            "last_seen_at": case(
+                (workers.c.last_seen_at > new.last_seen_at, workers.c.last_seen_at), else_=new.last_seen_at
+            ),
+        },
+    )
+
+
+# What is known of some workers, written in one go.
+_UPSERT: Final = {dialect: _upsert(dialect) for dialect in ("postgresql", "sqlite")}
+
+
+def write_presence(connection: Connection, seen: list[Seen]) -> None:
+    """Write what is known of these workers, a row each, in the order of their ids (so no two writers block
+    each other)."""
+    connection.execute(
+        _UPSERT[connection.dialect.name],
+        [
+            {
+                "id": worker.worker_id,
+                "capabilities": list(worker.capabilities),
+                "transport": worker.transport,
+                "auto_enabled": worker.auto_enabled,
+                "observed_version": worker.observed_version,
+                "interval_seconds": worker.interval_seconds,
+                "age_seconds": worker.age_seconds,
+            }
+            for worker in sorted(seen, key=lambda w: w.worker_id)
+        ],
+    )
+
+
+def counts(connection: Connection, version: int, *, changed_at: datetime) -> WorkerCounts:
+    """How many workers are connected and have reported `version`; the others by name, once some time has
+    passed since the change."""
+    row = connection.execute(_COUNTS, {"version": version}).one()
+    named: list[str] = []
+    if row.acknowledged < row.connected:
+        now: datetime = connection.execute(select(Now())).scalar_one()
+        if (now - changed_at).total_seconds() >= UNACKNOWLEDGED_AFTER_SECONDS:
+            named = list(connection.execute(_UNACKNOWLEDGED, {"version": version}).scalars())
+    return WorkerCounts(connected=row.connected, acknowledged=row.acknowledged, unacknowledged=named)
+
+
+def fleet(connection: Connection) -> list[WorkerView]:
+    """All workers, by id, with what each of them does."""
+    held: dict[str, list[tuple[UUID, str]]] = defaultdict(list)
+    for row in connection.execute(_HELD):
+        held[row.claimed_by].append((row.id, row.phase))
+    found = [
+        WorkerView(
+            id=row.id,
+            capabilities=row.capabilities,
+            transport=row.transport,
+            auto_enabled=row.auto_enabled,
+            state=_state(row, [phase for _, phase in held[row.id]]),
+            jobs=[job_id for job_id, _ in held[row.id]],
+            last_seen_at=row.last_seen_at,
+            observed_version=row.observed_version,
+        )
+        for row in connection.execute(_FLEET)
+    ]
+    return sorted(found, key=lambda worker: worker.id)
+
+
+def _state(row: Any, phases: list[str]) -> WorkerState:
+    if not row.connected:
+        return WorkerState.GONE if row.long_ago else WorkerState.MISSING
+    if phases:
+        if all(phase == JobPhase.PARKED for phase in phases):
+            return WorkerState.PARKED
+        if any(phase != JobPhase.RUNNING for phase in phases):
+            return WorkerState.PARKING
+        return WorkerState.RUNNING
+    return WorkerState.IDLE if row.auto_enabled else WorkerState.PAUSED
