@@ -1,9 +1,9 @@
 """The change bus: durable state first, then announce, then poll anyway."""
 
-from holdfast_core.changes.bus import ChangeBus, Kind, Subscription
+from holdfast_core.changes.bus import ChangeBus, Hub, Kind, Subscription
 from holdfast_core.settings import Settings
 
-__all__ = ["ChangeBus", "Kind", "Subscription", "open_bus"]
+__all__ = ["ChangeBus", "Hub", "Kind", "Subscription", "open_bus"]
 
 
 def open_bus(settings: Settings) -> ChangeBus:

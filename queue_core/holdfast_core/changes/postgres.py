@@ -1,7 +1,7 @@
 """Announcements over LISTEN/NOTIFY, on one connection a process."""
 
 import os
-from typing import Final, cast
+from typing import Final
 
 import asyncpg
 import structlog
@@ -101,4 +101,4 @@ class PostgresBus:
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         origin, *kinds = str(payload).split()
         if origin != self._origin:
-            self.hub.publish(*(cast(Kind, kind) for kind in kinds if kind in KINDS))
+            self.hub.publish(*(kind for kind in KINDS if kind in kinds))

@@ -5,17 +5,19 @@ PostgreSQL it runs on the event loop (SQLAlchemy's greenlet); on SQLite in the w
 thread, one hop for the whole transaction (statement by statement through a thread costs ten times as much).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Literal, Protocol, TypeVar
 
+from anyio import CancelScope
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from holdfast_core.errors import StoreUnavailable
 
-__all__ = ["Database", "Lane", "Work", "store_unavailable"]
+__all__ = ["Database", "Lane", "Work", "store_unavailable", "uncancelled"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -51,6 +53,13 @@ class Database(Protocol):
     async def close(self) -> None:
         """Give all connections back."""
         ...
+
+
+@contextmanager
+def uncancelled() -> Iterator[None]:
+    """Hold off cancellation: in the middle of a commit it would leave the outcome unknown to us."""
+    with CancelScope(shield=True):
+        yield
 
 
 def store_unavailable(error: BaseException) -> StoreUnavailable | None:

@@ -6,16 +6,16 @@ let go of the door: `statement_timeout` 2 s, `idle_in_transaction_session_timeou
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
-from anyio import CancelScope
 from sqlalchemy import AsyncAdaptedQueuePool
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from holdfast_core.db.database import Lane, Work, store_unavailable
+from holdfast_core.db.database import Lane, Work, store_unavailable, uncancelled
 from holdfast_core.errors import ConfigurationError
 from holdfast_core.settings import Settings
 
@@ -106,14 +106,15 @@ class PostgresDatabase:
 
     async def _run(self, lane: Lane, work: Work[T], *, again: bool) -> T:
         engine = self._engines[lane]
-        begin: Callable[[], Any] = engine.connect if lane is Lane.GATED else engine.begin
+        begin: Callable[[], AbstractAsyncContextManager[AsyncConnection]] = (
+            engine.connect if lane is Lane.GATED else engine.begin
+        )
 
         async def once() -> T:
             async with begin() as connection:
                 return await connection.run_sync(work)
 
-        # A cancellation in the middle of a commit would leave its outcome unknown to us.
-        with CancelScope(shield=True):
+        with uncancelled():
             try:
                 return await _second_chance(once) if again else await once()
             except Exception as error:
@@ -125,7 +126,7 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """Close the pools."""
-        with CancelScope(shield=True):
+        with uncancelled():
             for engine in self._engines.values():
                 await engine.dispose()
 

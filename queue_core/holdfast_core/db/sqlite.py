@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import structlog
-from anyio import CancelScope, CapacityLimiter, fail_after
+from anyio import CapacityLimiter, fail_after
 from anyio.to_thread import run_sync
 from sqlalchemy import Connection, Engine, QueuePool, StaticPool, create_engine, event
 from sqlalchemy.exc import OperationalError
 
 from holdfast_core.clock import Clock
-from holdfast_core.db.database import Lane, Work, store_unavailable
+from holdfast_core.db.database import Lane, Work, store_unavailable, uncancelled
 from holdfast_core.db.types import SQLITE_NOW, to_text
 from holdfast_core.errors import ConfigurationError, StoreUnavailable
 
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 READERS: Final = 4
 #: How long a write waits for its turn before it is given up. Then it has not begun and never will.
-TURN_SECONDS: Final = 5.0
+TURN_SECONDS: Final = {Lane.CONTROL: 3.0, Lane.PLAIN: 5.0, Lane.GATED: 5.0}
 #: How long SQLite itself waits for a writer that does not know our lock file (the sqlite3 shell, a backup).
 BUSY_MS: Final = 3_000
 _PRIORITY: Final = {Lane.CONTROL: 0, Lane.PLAIN: 1, Lane.GATED: 1}
@@ -211,21 +211,22 @@ class SqliteDatabase:
         turn = _Turn(_PRIORITY[lane], self._numbers, work, loop, loop.create_future())
         assert turn.future is not None
         self._turns.put(turn)
-        with CancelScope(shield=True):
+        with uncancelled():
             try:
-                with fail_after(TURN_SECONDS):
+                with fail_after(TURN_SECONDS[lane]):
                     await _settled(turn.future)
             except TimeoutError:
                 with self._decide:
                     turn.given_up = not turn.begun
                 if turn.given_up:
                     raise StoreUnavailable(
-                        f"Process {self._lock.holder()} has held the queue's lock for {TURN_SECONDS:.0f} s."
+                        f"Process {self._lock.holder()} has held the queue's lock for {TURN_SECONDS[lane]:.0f} s."
                         " Nothing was written; if that process is stuck, end it and repeat."
                     ) from None
                 await _settled(turn.future)
             try:
-                return turn.future.result()
+                result: T = turn.future.result()
+                return result
             except Exception as error:
                 _raise_if_unavailable(error)
                 raise
@@ -260,7 +261,7 @@ class SqliteDatabase:
                 self._writing.dispose()
             self._lock.close()
 
-        with CancelScope(shield=True):
+        with uncancelled():
             await run_sync(closing)
 
 

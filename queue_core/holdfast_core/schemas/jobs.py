@@ -71,7 +71,7 @@ class Job(Answer):
     claimed_by: str | None = None
     lease_expires_at: datetime | None = None
     lease_token: str | None = None
-    next_attempt_at: datetime | None = Field(None, description="Not handed out before this time.")
+    next_attempt_at: datetime | None = Field(default=None, description="Not handed out before this time.")
     attempt: int = Field(description="From 1.")
     max_attempts: int
     phase: JobPhase | None = None
@@ -113,11 +113,11 @@ class EnqueueRequest(PersonRequest):
 
     type: Name
     payload: JsonObject = Field(default_factory=dict)
-    priority: int = Field(0, ge=-1_000, le=1_000, description="Highest first.")
-    max_attempts: int = Field(3, ge=1, le=100)
+    priority: int = Field(default=0, ge=-1_000, le=1_000, description="Highest first.")
+    max_attempts: int = Field(default=3, ge=1, le=100)
     required_capabilities: Capabilities = Field(default_factory=list)
-    run_at: AwareDatetime | None = Field(None, description="Not before this time; its place stays.")
-    affinity_key: Name | None = Field(None, description="Stored and shown; not used for claiming.")
+    run_at: AwareDatetime | None = Field(default=None, description="Not before this time; its place stays.")
+    affinity_key: Name | None = Field(default=None, description="Stored and shown; not used for claiming.")
 
 
 class ClaimRequest(WorkerRequest):
@@ -125,14 +125,12 @@ class ClaimRequest(WorkerRequest):
 
     worker_id: Name
     lease_seconds: LeaseSeconds
-    allowed_types: Annotated[list[Name], Field(max_length=64)] | None = Field(
-        None, description="Only these types; null or absent: any."
+    allowed_types: Annotated[list[Name], Field(max_length=64)] | None = Field(default=None, description="Only these types; null or absent: any."
     )
     worker_capabilities: Capabilities = Field(default_factory=list)
-    wait_seconds: float = Field(
-        0, ge=0, le=MAX_WAIT_SECONDS, description="Wait this long for work; a pause ends the wait at once."
+    wait_seconds: float = Field(default=0, ge=0, le=MAX_WAIT_SECONDS, description="Wait this long for work; a pause ends the wait at once."
     )
-    observed_version: int | None = Field(None, ge=1)
+    observed_version: int | None = Field(default=None, ge=1)
 
 
 class HeartbeatRequest(WorkerRequest):
@@ -141,11 +139,11 @@ class HeartbeatRequest(WorkerRequest):
     worker_id: Name
     lease_seconds: LeaseSeconds
     lease_token: LeaseToken | None = None
-    observed_version: int | None = Field(None, ge=1)
+    observed_version: int | None = Field(default=None, ge=1)
     phase: JobPhase | None = None
     checkpoint: Annotated[FreeText, Field(max_length=MAX_CHECKPOINT)] | None = None
     progress: Annotated[JsonObject, AfterValidator(_small)] | None = None
-    compact: bool = Field(False, description="Leave the payload out of the answer.")
+    compact: bool = Field(default=False, description="Leave the payload out of the answer.")
 
 
 class CompleteRequest(WorkerRequest):
@@ -205,6 +203,6 @@ class JobQuery(Query):
     status: JobStatus | None = None
     type: Name | None = None
     claimed_by: Name | None = None
-    q: str | None = Field(None, min_length=1, max_length=128, description="Part of the type, id or worker.")
-    limit: int = Field(50, ge=1, le=MAX_PAGE)
-    cursor: str | None = Field(None, max_length=256)
+    q: str | None = Field(default=None, min_length=1, max_length=128, description="Part of the type, id or worker.")
+    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
+    cursor: str | None = Field(default=None, max_length=256)

@@ -30,7 +30,7 @@ class Problem(Answer):
     code: str
     detail: str
     system: System | None = None
-    errors: list[ProblemField] | None = Field(None, description="Each field that was refused.")
+    errors: list[ProblemField] | None = Field(default=None, description="Each field that was refused.")
 
     @classmethod
     def of(cls, error: HoldfastError) -> "Problem":

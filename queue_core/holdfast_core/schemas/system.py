@@ -39,9 +39,9 @@ class System(Answer):
     mode: PauseMode | None = None
     reason: str | None = None
     version: int = Field(ge=1, description="Grows by exactly one at each change of the pause.")
-    requested_by_user_id: UUID | None = Field(None, description="Who made the latest change.")
+    requested_by_user_id: UUID | None = Field(default=None, description="Who made the latest change.")
     requested_by: str | None = None
-    requested_at: datetime | None = Field(None, description="When this pause first began.")
+    requested_at: datetime | None = Field(default=None, description="When this pause first began.")
     updated_at: datetime = Field(description="When the latest change was made.")
     resume_at: datetime | None = None
 
@@ -76,7 +76,7 @@ class ControlEvent(Answer):
     control: str
     action: PauseAction
     outcome: EventOutcome
-    code: str | None = Field(None, description="The error's code where the request was refused.")
+    code: str | None = Field(default=None, description="The error's code where the request was refused.")
     mode: PauseMode | None = None
     reason: str | None = None
     actor_user_id: UUID | None = None
@@ -124,8 +124,8 @@ class WorkerPauseRequest(PersonRequest):
     action: PauseAction
     mode: PauseMode | None = None
     reason: Reason
-    force_resume: bool | None = Field(None, description="Resume though jobs still run; the risk is audited.")
-    expected_version: int | None = Field(None, ge=1, description="Refused unless this is the current version.")
+    force_resume: bool | None = Field(default=None, description="Resume though jobs still run; the risk is audited.")
+    expected_version: int | None = Field(default=None, ge=1, description="Refused unless this is the current version.")
 
     @model_validator(mode="after")
     def _belong_together(self) -> "WorkerPauseRequest":
@@ -140,13 +140,13 @@ class WaitQuery(Query):
     """What to wait for, and how long."""
 
     for_: Annotated[WaitFor, Field(alias="for")]
-    since_version: int | None = Field(None, ge=1, description="For `version`: reached once it is above this.")
-    timeout_seconds: float = Field(25, ge=0, le=60)
+    since_version: int | None = Field(default=None, ge=1, description="For `version`: reached once it is above this.")
+    timeout_seconds: float = Field(default=25, ge=0, le=60)
 
 
 class HistoryQuery(Query):
     """Which part of the audit log."""
 
-    limit: int = Field(50, ge=1, le=MAX_PAGE)
-    before: UUID | None = Field(None, description="Only events older than the one with this id.")
+    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
+    before: UUID | None = Field(default=None, description="Only events older than the one with this id.")
     outcome: EventOutcome | None = None

@@ -21,7 +21,7 @@ class PresenceRequest(WorkerRequest):
     worker_id: Name
     auto_enabled: bool
     worker_capabilities: Capabilities | None = None
-    observed_version: int | None = Field(None, ge=1)
+    observed_version: int | None = Field(default=None, ge=1)
 
 
 class PresenceAnswer(Answer):
@@ -40,7 +40,7 @@ class WorkerView(Answer):
     state: WorkerState
     jobs: list[UUID]
     last_seen_at: datetime
-    observed_version: int | None = Field(None, description="The newest version that it is known to have seen.")
+    observed_version: int | None = Field(default=None, description="The newest version that it is known to have seen.")
 
 
 class WorkerList(Answer):

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -114,7 +115,7 @@ class Presence:
             for _, known in batch:
                 known.changed = False
             try:
-                await self._database.write(lambda connection, rows=rows: write_presence(connection, rows))
+                await self._database.write(partial(write_presence, seen=rows))
             except BaseException:
                 for _, known in batch:
                     known.changed = True

@@ -6,7 +6,7 @@ from uuid import UUID
 import structlog
 from anyio import sleep
 
-from holdfast_core.changes import ChangeBus
+from holdfast_core.changes import ChangeBus, Hub
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
 from holdfast_core.errors import HoldfastError
@@ -38,6 +38,16 @@ class PauseWatch:
         self._waiters = waiters
         self._clock = clock
         self._named: set[tuple[UUID, int]] = set()
+
+    @property
+    def hub(self) -> Hub:
+        """The announcements of this process."""
+        return self._bus.hub
+
+    @property
+    def known_version(self) -> int | None:
+        """The version of the pause that this process knows; None before its first look."""
+        return None if self._cache.system is None else self._cache.system.version
 
     def learn(self, system: System, *, asked_at: float) -> None:
         """Take in a `system` from the database; a pause answers every claim that waits."""

@@ -135,4 +135,5 @@ def stale_jobs(connection: Connection) -> list[Stale]:
 def violations(connection: Connection) -> int:
     """Running jobs that were claimed after the current pause was made. Anything but 0 is a broken promise."""
     statement = _VIOLATIONS_SQLITE if connection.dialect.name == "sqlite" else _VIOLATIONS_POSTGRESQL
-    return connection.execute(statement).scalar_one()
+    count: int = connection.execute(statement).scalar_one()
+    return count

@@ -77,8 +77,8 @@ def lock_system(connection: Connection) -> System:
 
 def moment(connection: Connection) -> datetime:
     """A time for the next event: the database's now, and later than every event before."""
-    row = connection.execute(_MOMENT).one()
-    return row.now if row.last is None else max(row.now, row.last + timedelta(microseconds=1))
+    now, last = connection.execute(_MOMENT).one()
+    return now if last is None else max(now, last + timedelta(microseconds=1))
 
 
 def write_system(connection: Connection, system: System, *, door: str | None) -> None:

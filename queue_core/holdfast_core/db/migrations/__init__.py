@@ -111,10 +111,13 @@ async def _on_postgresql(url: str, work: Callable[[Connection, Callable[[], None
     try:
         async with engine.begin() as connection:
 
-            def lock_then_work(sync: Connection) -> None:
-                work(sync, lambda: sync.exec_driver_sql("SELECT pg_advisory_xact_lock($1, $2)", LOCK) and None)
+            def under_lock(sync: Connection) -> None:
+                def lock() -> None:
+                    sync.exec_driver_sql("SELECT pg_advisory_xact_lock($1, $2)", LOCK)
 
-            await connection.run_sync(lock_then_work)
+                work(sync, lock)
+
+            await connection.run_sync(under_lock)
     finally:
         await engine.dispose()
 
