@@ -36,6 +36,7 @@ __all__ = [
     "Query",
     "Reason",
     "Request",
+    "Version",
     "WorkerRequest",
     "broken_rule",
     "parse_query",
@@ -156,6 +157,8 @@ Reason = Annotated[
     Field(min_length=1, max_length=MAX_REASON, description="Why; 1 to 1,000 characters."),
     AfterValidator(_without_nul),
 ]
+#: A version as a client names it; what a database's bigint holds.
+Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@-]{1,128}$")]
 Capabilities = Annotated[list[Name], Field(max_length=MAX_CAPABILITIES), AfterValidator(_unique)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]

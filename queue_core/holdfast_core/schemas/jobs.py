@@ -1,7 +1,7 @@
 """Jobs, claims, leases and outcomes (CONTRACT section 4)."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from holdfast_core.schemas.base import (
     PersonRequest,
     Query,
     Reason,
+    Version,
     WorkerRequest,
 )
 from holdfast_core.schemas.system import System
@@ -54,6 +55,10 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
 
 LeaseSeconds = Annotated[
     int, Field(ge=1, le=MAX_LEASE_SECONDS, description="How long the lease is to hold, from now.")
+]
+#: Years that every clock and database involved can hold in any zone.
+RunAt = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9999, 1, 1, tzinfo=UTC))
 ]
 LeaseToken = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -116,7 +121,7 @@ class EnqueueRequest(PersonRequest):
     priority: int = Field(default=0, ge=-1_000, le=1_000, description="Highest first.")
     max_attempts: int = Field(default=3, ge=1, le=100)
     required_capabilities: Capabilities = Field(default_factory=list)
-    run_at: AwareDatetime | None = Field(default=None, description="Not before this time; its place stays.")
+    run_at: RunAt | None = Field(default=None, description="Not before this time; its place stays.")
     affinity_key: Name | None = Field(default=None, description="Stored and shown; not used for claiming.")
 
 
@@ -130,7 +135,7 @@ class ClaimRequest(WorkerRequest):
     worker_capabilities: Capabilities = Field(default_factory=list)
     wait_seconds: float = Field(default=0, ge=0, le=MAX_WAIT_SECONDS, description="Wait this long for work; a pause ends the wait at once."
     )
-    observed_version: int | None = Field(default=None, ge=1)
+    observed_version: Version | None = None
 
 
 class HeartbeatRequest(WorkerRequest):
@@ -139,7 +144,7 @@ class HeartbeatRequest(WorkerRequest):
     worker_id: Name
     lease_seconds: LeaseSeconds
     lease_token: LeaseToken | None = None
-    observed_version: int | None = Field(default=None, ge=1)
+    observed_version: Version | None = None
     phase: JobPhase | None = None
     checkpoint: Annotated[FreeText, Field(max_length=MAX_CHECKPOINT)] | None = None
     progress: Annotated[JsonObject, AfterValidator(_small)] | None = None
@@ -203,6 +208,7 @@ class JobQuery(Query):
     status: JobStatus | None = None
     type: Name | None = None
     claimed_by: Name | None = None
-    q: str | None = Field(default=None, min_length=1, max_length=128, description="Part of the type, id or worker.")
+    q: Annotated[FreeText, Field(min_length=1, max_length=128)] | None = Field(
+        default=None, description="Part of the type, id or worker.")
     limit: int = Field(default=50, ge=1, le=MAX_PAGE)
     cursor: str | None = Field(default=None, max_length=256)

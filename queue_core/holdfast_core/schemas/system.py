@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from holdfast_core.schemas.base import MAX_PAGE, Answer, PersonRequest, Query, Reason, broken_rule
+from holdfast_core.schemas.base import MAX_PAGE, Answer, PersonRequest, Query, Reason, Version, broken_rule
 from holdfast_core.states import PauseAction, PauseMode
 
 __all__ = [
@@ -125,7 +125,7 @@ class WorkerPauseRequest(PersonRequest):
     mode: PauseMode | None = None
     reason: Reason
     force_resume: bool | None = Field(default=None, description="Resume though jobs still run; the risk is audited.")
-    expected_version: int | None = Field(default=None, ge=1, description="Refused unless this is the current version.")
+    expected_version: Version | None = Field(default=None, description="Refused unless this is the current version.")
 
     @model_validator(mode="after")
     def _belong_together(self) -> "WorkerPauseRequest":
@@ -140,8 +140,8 @@ class WaitQuery(Query):
     """What to wait for, and how long."""
 
     for_: Annotated[WaitFor, Field(alias="for")]
-    since_version: int | None = Field(default=None, ge=1, description="For `version`: reached once it is above this.")
-    timeout_seconds: float = Field(default=25, ge=0, le=60)
+    since_version: Version | None = Field(default=None, description="For `version`: reached once it is above this.")
+    timeout_seconds: float = Field(default=25, ge=0, le=60, allow_inf_nan=False)
 
 
 class HistoryQuery(Query):

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from holdfast_core.schemas.base import Answer, Capabilities, Name, WorkerRequest
+from holdfast_core.schemas.base import Answer, Capabilities, Name, Version, WorkerRequest
 from holdfast_core.schemas.system import System
 from holdfast_core.states import WorkerState
 
@@ -21,7 +21,7 @@ class PresenceRequest(WorkerRequest):
     worker_id: Name
     auto_enabled: bool
     worker_capabilities: Capabilities | None = None
-    observed_version: int | None = Field(default=None, ge=1)
+    observed_version: Version | None = None
 
 
 class PresenceAnswer(Answer):

@@ -1,10 +1,12 @@
 """The rules: one transaction each, then the announcement. Every transport calls these and nothing else."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
-from anyio import create_task_group
+import structlog
+from anyio import create_task_group, sleep
 
 from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock, SystemClock
@@ -36,6 +38,11 @@ __all__ = [
     "WorkerService",
     "run_services",
 ]
+
+log = structlog.get_logger(__name__)
+
+#: How long a background task that failed rests before it begins again.
+AFTER_FAILURE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +92,19 @@ async def run_services(
     await database.write(lambda connection: ensure_user(connection, user_id, "local operator"))
     async with create_task_group() as tasks:
         for task in (bus.run, watch.run, watch.run_inspection, waiters.run, presence.run, sweeper.run):
-            tasks.start_soon(task)
+            tasks.start_soon(_go_on, task)
         try:
             yield services
         finally:
             tasks.cancel_scope.cancel()
+
+
+async def _go_on(task: Callable[[], Awaitable[None]]) -> None:
+    """Run a background task for good. What it does not handle itself is a bug: said loudly, then begun again,
+    since the pause of a server that went down for it would be worth less than its log."""
+    while True:
+        try:
+            await task()
+        except Exception:
+            log.exception("background_task_failed", task=getattr(task, "__qualname__", repr(task)))
+        await sleep(AFTER_FAILURE_SECONDS)
