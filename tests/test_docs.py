@@ -45,7 +45,9 @@ def test_every_state_of_a_worker_is_explained() -> None:
 
 
 def test_the_table_of_settings_is_what_the_code_reads() -> None:
-    rows = re.findall(r"^\| `HOLDFAST_(\w+)` \| (.*?) \| (.+) \|$", (DOCS / "settings.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `HOLDFAST_(\w+)` \| (.*?) \| (.+) \|$", (DOCS / "settings.md").read_text(), re.MULTILINE
+    )
     documented = {name.lower(): (default.strip().strip("`"), text) for name, default, text in rows}
     assert list(documented) == list(Settings.model_fields)
     for name, field in Settings.model_fields.items():

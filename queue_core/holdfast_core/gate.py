@@ -101,9 +101,7 @@ _DOOR_SQLITE = text("SELECT CAST(claims AS TEXT) FROM pause_gate")
 
 def door_is_open() -> ColumnElement[bool]:
     """PostgreSQL: the condition that makes a claim's statement pass the door. Always true once it has passed."""
-    return ~exists(
-        select(literal(1)).select_from(pause_gate).with_for_update(read=True, key_share=True)
-    )
+    return ~exists(select(literal(1)).select_from(pause_gate).with_for_update(read=True, key_share=True))
 
 
 def close_door(connection: Connection) -> str:

@@ -42,35 +42,65 @@ class Settings(BaseSettings):
         default_factory=default_database_url,
         description="`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/DATABASE` (14 or later) for teams.",
     )
-    database_listen_url: str | None = Field(default=None, description="A direct connection for LISTEN, where the first goes through a pooler."
+    database_listen_url: str | None = Field(
+        default=None, description="A direct connection for LISTEN, where the first goes through a pooler."
     )
-    database_pool_size: int = Field(default=10, ge=2, le=200, description="Connections of one process, at most.")
-    migrate_on_start: bool = Field(default=True, description="Bring the schema up to date at start, under a lock.")
+    database_pool_size: int = Field(
+        default=10, ge=2, le=200, description="Connections of one process, at most."
+    )
+    migrate_on_start: bool = Field(
+        default=True, description="Bring the schema up to date at start, under a lock."
+    )
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8790, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
-    public_url: str | None = Field(default=None, description="The address that clients use, where a proxy is in front.")
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(default=(), description="Further values of the Host header that are answered, with commas between."
+    public_url: str | None = Field(
+        default=None, description="The address that clients use, where a proxy is in front."
     )
-    auth_provider: Literal["disabled"] = Field(default="disabled", description="Who may call. `disabled`: everybody who reaches the loopback address."
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="Further values of the Host header that are answered, with commas between."
     )
-    allow_insecure: bool = Field(default=False, description="Allow `disabled` on an address that is not loopback.")
-    default_user_id: UUID = Field(default=DEFAULT_USER_ID, description="The user that stands behind every call while authentication is disabled."
+    auth_provider: Literal["disabled"] = Field(
+        default="disabled",
+        description="Who may call. `disabled`: everybody who reaches the loopback address.",
     )
-    pause_poll_interval_ms: int = Field(default=5_000, ge=50, le=600_000, description="How long a paused worker sleeps between claims, in milliseconds."
+    allow_insecure: bool = Field(
+        default=False, description="Allow `disabled` on an address that is not loopback."
     )
-    lease_retry_delay_seconds: float = Field(default=5.0, ge=0, le=86_400, description="Back-off before a job's second attempt; it doubles with each further one."
+    default_user_id: UUID = Field(
+        default=DEFAULT_USER_ID,
+        description="The user that stands behind every call while authentication is disabled.",
     )
-    lease_grace_seconds: float = Field(default=60.0,
+    pause_poll_interval_ms: int = Field(
+        default=5_000,
+        ge=50,
+        le=600_000,
+        description="How long a paused worker sleeps between claims, in milliseconds.",
+    )
+    lease_retry_delay_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=86_400,
+        description="Back-off before a job's second attempt; it doubles with each further one.",
+    )
+    lease_grace_seconds: float = Field(
+        default=60.0,
         ge=0,
         le=86_400,
         description="How long expired leases are left alone after a resume, a start, or an outage of the database.",
     )
-    require_lease_token: bool = Field(default=False, description="Refuse heartbeats and outcomes without a leaseToken.")
-    require_force_resume: bool = Field(default=False, description="Refuse a resume before the drain has ended, unless it says forceResume."
+    require_lease_token: bool = Field(
+        default=False, description="Refuse heartbeats and outcomes without a leaseToken."
     )
-    tool_name_style: Literal["dot", "underscore"] = Field(default="dot", description="How MCP tools are listed: `queue.claim` or `queue_claim`. Both are accepted."
+    require_force_resume: bool = Field(
+        default=False, description="Refuse a resume before the drain has ended, unless it says forceResume."
     )
-    log_format: Literal["console", "json"] = Field(default="console", description="How log lines are written.")
+    tool_name_style: Literal["dot", "underscore"] = Field(
+        default="dot",
+        description="How MCP tools are listed: `queue.claim` or `queue_claim`. Both are accepted.",
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="How log lines are written."
+    )
 
     @model_validator(mode="before")
     @classmethod

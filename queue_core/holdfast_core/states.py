@@ -41,9 +41,7 @@ JOB_TRANSITIONS: Final[Mapping[JobStatus, Mapping[str, frozenset[JobStatus]]]] =
     },
     JobStatus.RUNNING: {
         "complete": frozenset({JobStatus.SUCCEEDED}),
-        "fail": frozenset(
-            {JobStatus.QUEUED, JobStatus.FAILED, JobStatus.DEAD_LETTER, JobStatus.CANCELLED}
-        ),
+        "fail": frozenset({JobStatus.QUEUED, JobStatus.FAILED, JobStatus.DEAD_LETTER, JobStatus.CANCELLED}),
         "release": frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
         "cancel": frozenset({JobStatus.CANCELLED}),
         "cancel_ack": frozenset({JobStatus.CANCELLED}),

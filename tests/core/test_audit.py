@@ -27,7 +27,10 @@ async def refused(database: Database, sql: str, words: str) -> None:
 
 
 def log(connection: Connection) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in connection.execute(text("SELECT * FROM system_control_events ORDER BY created_at"))]
+    return [
+        tuple(row)
+        for row in connection.execute(text("SELECT * FROM system_control_events ORDER BY created_at"))
+    ]
 
 
 @pytest.mark.requirement("SC-004")
@@ -76,8 +79,14 @@ async def test_a_user_who_acted_cannot_be_deleted(database_url: str) -> None:
         ("UPDATE system_worker_pause_state SET reason = 'x'", "exactly one"),
         ("UPDATE system_worker_pause_state SET version = version + 2", "exactly one"),
         ("UPDATE system_worker_pause_state SET version = version - 1", "exactly one"),
-        ("UPDATE system_worker_pause_state SET version = version + 1, paused = true", "mode_exactly_when_paused"),
-        ("UPDATE system_worker_pause_state SET version = version + 1, mode = 'drain'", "mode_exactly_when_paused"),
+        (
+            "UPDATE system_worker_pause_state SET version = version + 1, paused = true",
+            "mode_exactly_when_paused",
+        ),
+        (
+            "UPDATE system_worker_pause_state SET version = version + 1, mode = 'drain'",
+            "mode_exactly_when_paused",
+        ),
         (
             "UPDATE system_worker_pause_state SET version = version + 1, paused = true, mode = 'nap',"
             " reason = 'x', requested_at = updated_at",
@@ -129,9 +138,11 @@ async def test_the_auditors_question_is_answered_as_it_stands(database_url: str)
     async with core(database_url) as (services, database):
         await services.pause.control(LOCAL_OPERATOR, PAUSE)
         rows = await database.read(
-            lambda c: c.execute(
-                text("SELECT * FROM system_control_events ORDER BY created_at DESC LIMIT 5;")
-            ).mappings().all()
+            lambda c: (
+                c.execute(text("SELECT * FROM system_control_events ORDER BY created_at DESC LIMIT 5;"))
+                .mappings()
+                .all()
+            )
         )
         assert [(row["action"], row["reason"], row["actor"]) for row in rows] == [
             ("pause", "a test", "local operator")

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,6 +18,7 @@ from holdfast_core.db.migrations import check, head, migrate
 from holdfast_core.db.tables import metadata
 from holdfast_core.errors import ConfigurationError
 from holdfast_core.settings import load_settings
+from support.postgres import Template
 from support.stores import core
 
 MIGRATE = """
@@ -23,6 +27,20 @@ from holdfast_core.db.migrations import migrate
 from holdfast_core.settings import load_settings
 print(migrate(load_settings(database_url=sys.argv[1])))
 """
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    """A database of this test's own with nothing in it."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/empty/holdfast.db"
+        return
+    empty = Template(request.getfixturevalue("postgres_url"))
+    empty.create()
+    try:
+        yield empty.url
+    finally:
+        empty.drop()
 
 
 @pytest.mark.anyio
@@ -95,8 +113,6 @@ async def test_a_schema_that_is_newer_than_the_code_is_left_alone(database_url: 
 
 def migrate_in_thread(url: str) -> None:
     """`migrate` starts a loop of its own, so not in this one."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         pool.submit(migrate, load_settings(database_url=url)).result()
 

@@ -168,7 +168,9 @@ async def test_conflicting_toggles_move_the_version_one_by_one_and_leave_one_eve
 
     async def toggle(services: Services, number: int) -> None:
         body: dict[str, Any] = (
-            {"mode": ("drain", "quiesce")[number % 4 // 2], "reason": f"toggle {number}"} if number % 2 else {}
+            {"mode": ("drain", "quiesce")[number % 4 // 2], "reason": f"toggle {number}"}
+            if number % 2
+            else {}
         )
         if number % 5 == 0:
             body["expectedVersion"] = 2
@@ -207,7 +209,11 @@ async def test_a_drain_ends_when_the_last_job_does_and_stays_ended(database_url:
     async with core(database_url) as (services, _):
         job = await running_job(services)
         paused = await ask(services, "pause", mode="drain")
-        assert (paused.metrics.running, paused.metrics.is_drained, paused.metrics.safe_to_upgrade) == (1, False, False)
+        assert (paused.metrics.running, paused.metrics.is_drained, paused.metrics.safe_to_upgrade) == (
+            1,
+            False,
+            False,
+        )
         query = parse_query(WaitQuery, [("for", "drained"), ("timeoutSeconds", "20")])
         waits = []
 
@@ -244,7 +250,9 @@ async def test_a_wait_answers_at_once_where_what_it_waits_for_cannot_come(databa
 
             async def wait_for(what: str) -> None:
                 pairs = [("for", what), ("timeoutSeconds", "60"), ("sinceVersion", "2")]
-                ended.append((what, (await services.pause.wait(LOCAL_OPERATOR, parse_query(WaitQuery, pairs))).reached))
+                ended.append(
+                    (what, (await services.pause.wait(LOCAL_OPERATOR, parse_query(WaitQuery, pairs))).reached)
+                )
 
             async with anyio.create_task_group() as tasks:
                 for what in ("drained", "running", "version"):
@@ -287,5 +295,7 @@ async def test_the_log_is_paged_newest_first_without_gaps(database_url: str) -> 
                 break
             before = [("before", str(page.next_before))]
         assert [event.version for event in found] == list(range(9, 1, -1))
-        refused = await services.pause.history(LOCAL_OPERATOR, parse_query(HistoryQuery, [("outcome", "refused")]))
+        refused = await services.pause.history(
+            LOCAL_OPERATOR, parse_query(HistoryQuery, [("outcome", "refused")])
+        )
         assert refused.items == []

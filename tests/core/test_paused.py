@@ -38,7 +38,9 @@ async def toggle(services: Services, action: str) -> Snapshot:
 
 
 async def enqueue(services: Services, **body: Any) -> Job:
-    return await services.jobs.enqueue(LOCAL_OPERATOR, parse_request(EnqueueRequest, {"type": "t", **body})[0])
+    return await services.jobs.enqueue(
+        LOCAL_OPERATOR, parse_request(EnqueueRequest, {"type": "t", **body})[0]
+    )
 
 
 async def claim(services: Services, worker: str = "w") -> Job | None:
@@ -78,7 +80,11 @@ async def test_no_row_changes_while_paused_however_many_leases_expire_and_the_or
         await expire(database, *(job.id for job in held), doomed.id)
         before = await database.read(everything)
         snapshot = await services.pause.status(LOCAL_OPERATOR)
-        assert (snapshot.metrics.running, snapshot.metrics.stale_running, snapshot.metrics.queued) == (0, 3, 3)
+        assert (snapshot.metrics.running, snapshot.metrics.stale_running, snapshot.metrics.queued) == (
+            0,
+            3,
+            3,
+        )
         assert not snapshot.metrics.is_drained
         for _ in range(3):
             assert await claim(services) is None
@@ -88,7 +94,9 @@ async def test_no_row_changes_while_paused_however_many_leases_expire_and_the_or
         await toggle(services, "resume")
         # Nothing was dead-lettered by the pause: a holder that comes back first still has its job.
         beat = parse_request(HeartbeatRequest, {"workerId": "w-doomed", "leaseSeconds": 60})[0]
-        assert (await services.leases.heartbeat(LOCAL_OPERATOR, str(doomed.id), beat)).status is JobStatus.RUNNING
+        assert (
+            await services.leases.heartbeat(LOCAL_OPERATOR, str(doomed.id), beat)
+        ).status is JobStatus.RUNNING
         with anyio.fail_after(10):
             while await services.sweeper.sweep() == 0:
                 await anyio.sleep(0.02)
@@ -116,17 +124,23 @@ async def test_a_lease_that_ran_out_while_paused_shows_as_stale_and_its_holders_
         assert (metrics.running, metrics.stale_running) == (1, 0)
 
 
-async def test_a_drain_can_end_whatever_holders_and_people_do_with_the_running_jobs(database_url: str) -> None:
+async def test_a_drain_can_end_whatever_holders_and_people_do_with_the_running_jobs(
+    database_url: str,
+) -> None:
     async with core(database_url) as (services, database):
         for _ in range(6):
             await enqueue(services)
-        done, failed, retried, released, stale, cancelled = [await claimed(services, f"w-{n}") for n in range(6)]
+        done, failed, retried, released, stale, cancelled = [
+            await claimed(services, f"w-{n}") for n in range(6)
+        ]
         await toggle(services, "pause")
         waiting = await enqueue(services)
         outcomes, people = services.outcomes, services.jobs
 
         def said(model: Any, job: Job, **body: Any) -> Any:
-            return parse_request(model, {"workerId": job.claimed_by, "leaseToken": job.lease_token, **body})[0]
+            return parse_request(model, {"workerId": job.claimed_by, "leaseToken": job.lease_token, **body})[
+                0
+            ]
 
         await outcomes.complete(LOCAL_OPERATOR, str(done.id), said(CompleteRequest, done))
         await outcomes.fail(LOCAL_OPERATOR, str(failed.id), said(FailRequest, failed, errorMessage="no"))

@@ -52,8 +52,13 @@ class Claimers:
         )
         self._lines: Queue[str] = Queue()
         self._errors: list[str] = []
-        for stream, take in ((self.process.stdout, self._lines.put), (self.process.stderr, self._errors.append)):
-            Thread(target=lambda stream=stream, take=take: [take(line) for line in stream], daemon=True).start()
+        for stream, take in (
+            (self.process.stdout, self._lines.put),
+            (self.process.stderr, self._errors.append),
+        ):
+            Thread(
+                target=lambda stream=stream, take=take: [take(line) for line in stream], daemon=True
+            ).start()
 
     def expect(self, line: str, seconds: float = 30) -> None:
         """Read until this line comes."""
@@ -63,7 +68,9 @@ class Claimers:
                 if self._lines.get(timeout=max(0.01, deadline - time.monotonic())).strip() == line:
                     return
             except Empty:
-                raise AssertionError(f"no {line!r} within {seconds} s; stderr: {''.join(self._errors)}") from None
+                raise AssertionError(
+                    f"no {line!r} within {seconds} s; stderr: {''.join(self._errors)}"
+                ) from None
 
 
 @contextmanager
@@ -152,11 +159,13 @@ async def test_the_race_is_lost_without_the_gate(postgres_database_url: str) -> 
     assert late > 0
 
 
-async def test_the_gate_holds_where_the_default_isolation_is_repeatable_read(postgres_database_url: str) -> None:
+async def test_the_gate_holds_where_the_default_isolation_is_repeatable_read(
+    postgres_database_url: str,
+) -> None:
     connection = await asyncpg.connect(plain_url(postgres_database_url))
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(
-        f'ALTER ROLE CURRENT_USER IN DATABASE "{name}" SET default_transaction_isolation = \'repeatable read\''
+        f"ALTER ROLE CURRENT_USER IN DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'"
     )
     await connection.close()
     connection = await asyncpg.connect(plain_url(postgres_database_url))
@@ -186,9 +195,9 @@ async def test_a_claimer_that_stops_reading_its_answer_delays_a_pause_by_no_more
 
         tasks.start_soon(claim_without_reading)
         with anyio.fail_after(10):
-            while "ClientWrite" != await watching.fetchval(
+            while await watching.fetchval(
                 "SELECT wait_event FROM pg_stat_activity WHERE pid = $1", pid
-            ):
+            ) != "ClientWrite":
                 await anyio.sleep(0.01)
         begun = time.monotonic()
         snapshot = await toggle(services, "pause")

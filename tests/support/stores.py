@@ -1,6 +1,6 @@
 """The services together with their store, so that a test can look and act behind their back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["core"]
 @asynccontextmanager
 async def core(
     url: str, *, clock: Clock | None = None, **settings: Any
-) -> AsyncIterator[tuple[Services, Database]]:
+) -> AsyncGenerator[tuple[Services, Database]]:
     """The services over the database at `url`, and that database. `settings` as in the environment."""
     loaded = load_settings(**{"database_url": url, "database_pool_size": 6, **settings})
     await run_sync(migrate, loaded)

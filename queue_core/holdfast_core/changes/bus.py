@@ -5,7 +5,7 @@ or late, and nothing breaks; every listener polls behind it. And it takes no roo
 set of kinds, so a slow listener cannot hold up the others or fill the memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, Literal, Protocol, get_args
 
@@ -50,7 +50,7 @@ class Hub:
         self._subscriptions: set[Subscription] = set()
 
     @contextmanager
-    def subscribe(self, *kinds: Kind) -> Iterator[Subscription]:
+    def subscribe(self, *kinds: Kind) -> Generator[Subscription]:
         """Listen to these kinds. Subscribe first, then read: nothing falls between."""
         subscription = Subscription(frozenset(kinds))
         self._subscriptions.add(subscription)

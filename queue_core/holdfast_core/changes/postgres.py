@@ -5,7 +5,7 @@ from typing import Final
 
 import asyncpg
 import structlog
-from anyio import CancelScope, Event, create_task_group, move_on_after, sleep
+from anyio import Event, create_task_group, move_on_after, sleep
 
 from holdfast_core.changes.bus import KINDS, Hub, Kind
 from holdfast_core.db.postgres import CONNECT_SECONDS, plain_url
@@ -23,7 +23,7 @@ PROBE_SECONDS: Final = 5.0
 
 
 class PostgresBus:
-    """Listens, reconnects, and sends at most one NOTIFY at a time: what is announced meanwhile goes out as one."""
+    """Listens, reconnects, and has one NOTIFY under way at most: what is announced meanwhile goes out as one."""
 
     def __init__(self, settings: Settings) -> None:
         self.hub = Hub()
@@ -50,7 +50,9 @@ class PostgresBus:
                     server_settings={"application_name": "holdfast-listen"},
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("listen_unavailable", cause=str(error) or type(error).__name__, retry_seconds=pause)
+                log.warning(
+                    "listen_unavailable", cause=str(error) or type(error).__name__, retry_seconds=pause
+                )
                 await sleep(pause)
                 pause = min(pause * 2, RECONNECT_MOST_SECONDS)
                 continue
@@ -62,8 +64,7 @@ class PostgresBus:
             except asyncpg.InternalClientError as error:
                 log.warning("listen_lost", cause=str(error))
             finally:
-                with CancelScope(shield=True), move_on_after(1):
-                    connection.terminate()
+                connection.terminate()
 
     async def _carry(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         closed = Event()
@@ -101,4 +102,5 @@ class PostgresBus:
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         origin, *kinds = str(payload).split()
         if origin != self._origin:
-            self.hub.publish(*(kind for kind in KINDS if kind in kinds))
+            heard: list[Kind] = [kind for kind in KINDS if kind in kinds]
+            self.hub.publish(*heard)

@@ -5,7 +5,7 @@ PostgreSQL it runs on the event loop (SQLAlchemy's greenlet); on SQLite in the w
 thread, one hop for the whole transaction (statement by statement through a thread costs ten times as much).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import Enum
 from typing import Literal, Protocol, TypeVar
@@ -56,7 +56,7 @@ class Database(Protocol):
 
 
 @contextmanager
-def uncancelled() -> Iterator[None]:
+def uncancelled() -> Generator[None]:
     """Hold off cancellation: in the middle of a commit it would leave the outcome unknown to us."""
     with CancelScope(shield=True):
         yield

@@ -68,13 +68,21 @@ class PostgresDatabase:
             gated=_engine(
                 settings,
                 share,
-                {"statement_timeout": "2s", "idle_in_transaction_session_timeout": "1s", **_patience("3s", version)},
+                {
+                    "statement_timeout": "2s",
+                    "idle_in_transaction_session_timeout": "1s",
+                    **_patience("3s", version),
+                },
                 autocommit=True,
             ),
             control=_engine(
                 settings,
                 2,
-                {"statement_timeout": "10s", "idle_in_transaction_session_timeout": "2s", **_patience("10s", version)},
+                {
+                    "statement_timeout": "10s",
+                    "idle_in_transaction_session_timeout": "2s",
+                    **_patience("10s", version),
+                },
             ),
         )
         try:

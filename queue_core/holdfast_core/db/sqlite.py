@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, fail_after
@@ -71,7 +71,7 @@ class FileLock:
         """Close the file."""
         os.close(self._file)
 
-    def __enter__(self) -> "FileLock":
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 
@@ -118,16 +118,22 @@ def sqlite_engine(path: Path, clock: Clock, *, writer: bool) -> Engine:
         creator=lambda: sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000, cached_statements=256
         ),
-        **({"poolclass": StaticPool} if writer else {"poolclass": QueuePool, "pool_size": READERS, "max_overflow": 0}),
+        **(
+            {"poolclass": StaticPool}
+            if writer
+            else {"poolclass": QueuePool, "pool_size": READERS, "max_overflow": 0}
+        ),
     )
 
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, record: Any) -> None:
         moment = record.info["moment"] = _Moment(clock.now())
+
         # Deterministic within a statement, so SQLite computes it once instead of for each row.
-        connection.create_function(
-            SQLITE_NOW, 1, lambda plus: to_text(moment.now + timedelta(seconds=plus)), deterministic=True
-        )
+        def now(plus: float) -> str:
+            return to_text(moment.now + timedelta(seconds=plus))
+
+        connection.create_function(SQLITE_NOW, 1, now, deterministic=True)
         connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
         connection.execute("PRAGMA foreign_keys=ON")
         # NORMAL may lose the last commits when the power goes: an answered pause must survive.
@@ -280,7 +286,8 @@ async def _settled(future: "Future[Any]") -> None:
 
 def _settle(turn: _Turn, result: Any, failure: BaseException | None) -> None:
     loop, future = turn.loop, turn.future
-    assert loop is not None and future is not None
+    assert loop is not None
+    assert future is not None
 
     def settle() -> None:
         if not future.done():

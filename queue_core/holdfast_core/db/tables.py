@@ -173,7 +173,9 @@ jobs: Final = Table(
     CheckConstraint("priority BETWEEN -1000 AND 1000", name="priority"),
     CheckConstraint("attempt BETWEEN 1 AND max_attempts AND max_attempts <= 100", name="attempt"),
     CheckConstraint(_one_of("phase", JobPhase), name="phase"),
-    CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease_exactly_when_running"),
+    CheckConstraint(
+        "(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease_exactly_when_running"
+    ),
     CheckConstraint(
         "status <> 'running' OR (claimed_by IS NOT NULL AND claim_worker = claimed_by"
         " AND claim_token_hash IS NOT NULL AND claim_outcome IS NULL AND claim_number IS NOT NULL"
@@ -200,7 +202,6 @@ jobs: Final = Table(
         sqlite_where=text("status = 'running'"),
     ),
 )
-
 
 
 def status_is(status: JobStatus) -> ColumnElement[bool]:

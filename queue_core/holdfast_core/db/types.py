@@ -8,17 +8,33 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import JSON, ColumnElement, DateTime, Dialect, Float, String, Text, TypeDecorator, Uuid, literal
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Float,
+    String,
+    Text,
+    TypeDecorator,
+    Uuid,
+    literal,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["JSON_LIST", "SQLITE_NOW", "UTC_TIME", "UUID_TEXT", "Now", "from_text", "to_text"]
+__all__ = ["JSON_LIST", "SQLITE_NOW", "UTC_TIME", "UUID_TEXT", "Now", "columns", "from_text", "to_text"]
 
 #: The function that every SQLite connection of ours carries: the transaction's time plus some seconds.
 SQLITE_NOW: Final = "holdfast_now"
+
+
+def columns(row: Any) -> dict[str, Any]:
+    """A SQLAlchemy row's values by their names (`_mapping` is its documented way to them)."""
+    return dict(row._mapping)
 
 
 def to_text(moment: datetime) -> str:
@@ -88,7 +104,7 @@ class Now(ColumnElement[datetime]):
     type = UTC_TIME  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
 
     # What makes two of these the same to SQLAlchemy's statement cache.
-    _traverse_internals = [
+    _traverse_internals = [  # noqa: RUF012
         ("plus", InternalTraversal.dp_clauseelement),
         ("stable", InternalTraversal.dp_boolean),
     ]

@@ -130,10 +130,15 @@ class ClaimRequest(WorkerRequest):
 
     worker_id: Name
     lease_seconds: LeaseSeconds
-    allowed_types: Annotated[list[Name], Field(max_length=64)] | None = Field(default=None, description="Only these types; null or absent: any."
+    allowed_types: Annotated[list[Name], Field(max_length=64)] | None = Field(
+        default=None, description="Only these types; null or absent: any."
     )
     worker_capabilities: Capabilities = Field(default_factory=list)
-    wait_seconds: float = Field(default=0, ge=0, le=MAX_WAIT_SECONDS, description="Wait this long for work; a pause ends the wait at once."
+    wait_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+        description="Wait this long for work; a pause ends the wait at once.",
     )
     observed_version: Version | None = None
 
@@ -209,6 +214,7 @@ class JobQuery(Query):
     type: Name | None = None
     claimed_by: Name | None = None
     q: Annotated[FreeText, Field(min_length=1, max_length=128)] | None = Field(
-        default=None, description="Part of the type, id or worker.")
+        default=None, description="Part of the type, id or worker."
+    )
     limit: int = Field(default=50, ge=1, le=MAX_PAGE)
     cursor: str | None = Field(default=None, max_length=256)

@@ -124,8 +124,12 @@ class WorkerPauseRequest(PersonRequest):
     action: PauseAction
     mode: PauseMode | None = None
     reason: Reason
-    force_resume: bool | None = Field(default=None, description="Resume though jobs still run; the risk is audited.")
-    expected_version: Version | None = Field(default=None, description="Refused unless this is the current version.")
+    force_resume: bool | None = Field(
+        default=None, description="Resume though jobs still run; the risk is audited."
+    )
+    expected_version: Version | None = Field(
+        default=None, description="Refused unless this is the current version."
+    )
 
     @model_validator(mode="after")
     def _belong_together(self) -> "WorkerPauseRequest":
@@ -140,7 +144,9 @@ class WaitQuery(Query):
     """What to wait for, and how long."""
 
     for_: Annotated[WaitFor, Field(alias="for")]
-    since_version: Version | None = Field(default=None, description="For `version`: reached once it is above this.")
+    since_version: Version | None = Field(
+        default=None, description="For `version`: reached once it is above this."
+    )
     timeout_seconds: float = Field(default=25, ge=0, le=60, allow_inf_nan=False)
 
 

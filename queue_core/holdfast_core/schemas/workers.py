@@ -40,7 +40,9 @@ class WorkerView(Answer):
     state: WorkerState
     jobs: list[UUID]
     last_seen_at: datetime
-    observed_version: int | None = Field(default=None, description="The newest version that it is known to have seen.")
+    observed_version: int | None = Field(
+        default=None, description="The newest version that it is known to have seen."
+    )
 
 
 class WorkerList(Answer):

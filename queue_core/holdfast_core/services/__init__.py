@@ -1,6 +1,6 @@
 """The rules: one transaction each, then the announcement. Every transport calls these and nothing else."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -66,7 +66,7 @@ class Services:
 @asynccontextmanager
 async def run_services(
     database: Database, bus: ChangeBus, settings: Settings, clock: Clock | None = None
-) -> AsyncIterator[Services]:
+) -> AsyncGenerator[Services]:
     """The services over an open store, with their background tasks, until the block ends."""
     clock = clock or SystemClock()
     cache = GateCache(clock)

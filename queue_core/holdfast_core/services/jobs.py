@@ -119,9 +119,7 @@ class JobService:
         job = await self._database.write(work)
         self._bus.announce("running")
         self._bus.announce("jobs")
-        log.info(
-            "job_requeued", job_id=job_id, status=job.status, reason=request.reason, actor=caller.name
-        )
+        log.info("job_requeued", job_id=job_id, status=job.status, reason=request.reason, actor=caller.name)
         return job
 
     async def retry(self, caller: Caller, job_id: str, request: RetryRequest) -> Job:

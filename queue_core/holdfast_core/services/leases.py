@@ -208,7 +208,9 @@ def _why_not(
     if row.claim_worker is None:
         return JobStateConflict(f"The job is {row.status} and was never claimed. Claim it first.")
     if row.claim_worker != worker_id:
-        return JobNotOwned(f"The job is {row.status}; worker {row.claim_worker} held it last, not {worker_id}.")
+        return JobNotOwned(
+            f"The job is {row.status}; worker {row.claim_worker} held it last, not {worker_id}."
+        )
     if _same_claim(row, worker_id, token_hash) and row.claim_outcome in _BY_HOLDER and verb is not None:
         return JobStateConflict(
             f"This claim has already ended with {row.claim_outcome}; the job is {row.status}."

@@ -2,13 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 from uuid import UUID
 
 import structlog
 from anyio import sleep
 from sqlalchemy import Connection
-from typing_extensions import assert_never
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
@@ -105,7 +104,8 @@ class PauseService:
                 if request.action is PauseAction.RESUME:
                     self._bus.announce("jobs")
             log.info(
-                f"pause_{decision.outcome}",
+                "pause_requested",
+                outcome=decision.outcome,
                 action=request.action,
                 pause_version=decision.system.version,
                 mode=decision.system.mode,
@@ -219,7 +219,14 @@ class PauseService:
         counts: InFlight | None = None,
     ) -> _Decision:
         self._record(
-            connection, caller, system, request, "refused", counts=counts, mode=request.mode, code=refusal.code
+            connection,
+            caller,
+            system,
+            request,
+            "refused",
+            counts=counts,
+            mode=request.mode,
+            code=refusal.code,
         )
         return _Decision(system, "refused", refusal=refusal)
 

@@ -96,7 +96,8 @@ class Presence:
         due = [
             (worker_id, known)
             for worker_id, known in self._known.items()
-            if known.seen_at > known.written_at and (known.changed or now - known.written_at >= REWRITE_SECONDS)
+            if known.seen_at > known.written_at
+            and (known.changed or now - known.written_at >= REWRITE_SECONDS)
         ]
         for start in range(0, len(due), BATCH):
             batch = due[start : start + BATCH]

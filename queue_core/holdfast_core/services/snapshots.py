@@ -90,4 +90,3 @@ class Snapshots:
                 self._counted_at = self._clock.monotonic()
                 self._cost = self._counted_at - now
             return self._backlog
-

@@ -1,7 +1,7 @@
 """Claims that wait for work. As many are woken as there is work, and a pause answers them all."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -59,7 +59,7 @@ class Waiters:
         return sum(len(row) for row in self._rows.values())
 
     @contextmanager
-    def join(self, kind: Kind) -> Iterator[Waiter]:
+    def join(self, kind: Kind) -> Generator[Waiter]:
         """Stand at the end of the row."""
         waiter = Waiter()
         row = self._rows.setdefault(kind, deque())

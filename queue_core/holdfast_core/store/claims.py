@@ -13,6 +13,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Connection,
+    Executable,
     Float,
     Select,
     String,
@@ -108,7 +109,9 @@ def _ready(*, dialect: str, by_type: bool) -> Select[tuple[UUID]]:
     required = func.json_each(jobs.c.required_capabilities).table_valued("value", name="required")
     offered = func.json_each(bindparam("capabilities", type_=JSON_LIST)).table_valued("value", name="offered")
     missing = select(literal(1)).where(required.c.value.not_in(select(offered.c.value)))
-    wanted = wanted.where(or_(func.json_array_length(jobs.c.required_capabilities) == 0, not_(missing.exists())))
+    wanted = wanted.where(
+        or_(func.json_array_length(jobs.c.required_capabilities) == 0, not_(missing.exists()))
+    )
     if by_type:
         wanted = wanted.where(jobs.c.type.in_(bindparam("types", expanding=True)))
     return wanted
@@ -119,10 +122,12 @@ def _pause_columns(source: Any) -> list[Any]:
 
 
 @cache
-def _take_postgresql(by_type: bool) -> Select[Any]:
+def _take_postgresql(by_type: bool) -> Executable:
     # Pass the door, read the pause, take the job: one statement, so one snapshot, taken behind the door.
     gate = select(pause_state).where(pause_state.c.id == literal_column("1"), door_is_open()).cte("gate")
-    wanted = _ready(dialect="postgresql", by_type=by_type).where(not_(select(gate.c.paused).scalar_subquery()))
+    wanted = _ready(dialect="postgresql", by_type=by_type).where(
+        not_(select(gate.c.paused).scalar_subquery())
+    )
     taken = (
         update(jobs)
         .where(jobs.c.id == any_(func.array(wanted.scalar_subquery())))
@@ -186,9 +191,9 @@ def _backoff(dialect: str) -> Any:
     # ±20% around delay · 2^(attempt-1), so that jobs which failed together do not come back together.
     base = bindparam("delay_seconds", type_=Float())
     doubled = base * (func.power(2.0, jobs.c.attempt - 1) if dialect == "postgresql" else _two_to_sqlite())
-    chance: Any = (
-        func.random() if dialect == "postgresql" else literal_column("(abs(random() % 1000) / 1000.0)")
-    )
+    chance: Any = func.random()
+    if dialect == "sqlite":
+        chance = literal_column("(abs(random() % 1000) / 1000.0)", Float())
     least = func.least if dialect == "postgresql" else func.min
     return least(doubled, MAX_BACKOFF_SECONDS) * (0.8 + 0.4 * chance)
 
@@ -205,7 +210,7 @@ def backoff(dialect: str) -> Any:
 
 
 @cache
-def _sweep_postgresql() -> Select[Any]:
+def _sweep_postgresql() -> Executable:
     # Pass the door, read the pause, and put back expired jobs, unless a resume was too recent.
     gate = select(pause_state).where(pause_state.c.id == literal_column("1"), door_is_open()).cte("gate")
     open_long_enough = select(_may_sweep(gate)).scalar_subquery()
@@ -229,9 +234,7 @@ def _sweep_postgresql() -> Select[Any]:
 @cache
 def _sweep_sqlite() -> Any:
     allowed = select(_may_sweep(pause_state)).scalar_subquery()
-    expired = (
-        select(jobs.c.id).where(is_stale, allowed).order_by(jobs.c.lease_expires_at).limit(SWEEP_BATCH)
-    )
+    expired = select(jobs.c.id).where(is_stale, allowed).order_by(jobs.c.lease_expires_at).limit(SWEEP_BATCH)
     return update(jobs).where(jobs.c.id.in_(expired)).values(_swept_values("sqlite")).returning(*jobs.c)
 
 

@@ -23,11 +23,22 @@ from sqlalchemy import (
 )
 
 from holdfast_core.db.tables import jobs, status_is
-from holdfast_core.db.types import Now
+from holdfast_core.db.types import Now, columns
 from holdfast_core.schemas import EnqueueRequest, Job, JobQuery
 from holdfast_core.states import JobStatus
 
-__all__ = ["VOID", "cancel", "find", "insert_job", "is_stale", "job_from", "list_jobs", "put_back", "requeue", "retry"]
+__all__ = [
+    "VOID",
+    "cancel",
+    "find",
+    "insert_job",
+    "is_stale",
+    "job_from",
+    "list_jobs",
+    "put_back",
+    "requeue",
+    "retry",
+]
 
 #: How a claim ended that its holder did not end.
 VOID: Final = "void"
@@ -119,9 +130,7 @@ _RETRY = (
     update(jobs)
     .where(
         jobs.c.id == bindparam("job_id"),
-        jobs.c.status.in_(
-            [JobStatus.FAILED.value, JobStatus.DEAD_LETTER.value, JobStatus.CANCELLED.value]
-        ),
+        jobs.c.status.in_([JobStatus.FAILED.value, JobStatus.DEAD_LETTER.value, JobStatus.CANCELLED.value]),
     )
     .values(
         status=JobStatus.QUEUED.value,
@@ -145,7 +154,7 @@ _RETRY = (
 
 def job_from(row: Row[Any], *, lease_token: str | None = None, compact: bool = False) -> Job:
     """The job of a row that holds all of the table's columns."""
-    values = dict(row._mapping)
+    values = columns(row)
     if compact:
         values["payload"] = None
     return Job.model_validate({**values, "lease_token": lease_token})
@@ -174,7 +183,9 @@ def insert_job(connection: Connection, job_id: UUID, request: EnqueueRequest, us
     return job_from(connection.execute(_INSERT, values).one())
 
 
-def list_jobs(connection: Connection, query: JobQuery, *, before: UUID | None) -> tuple[list[Job], UUID | None]:
+def list_jobs(
+    connection: Connection, query: JobQuery, *, before: UUID | None
+) -> tuple[list[Job], UUID | None]:
     """A page of jobs, newest first, and the id to ask with for the next one. Ids sort by their making."""
     wanted = select(jobs).order_by(jobs.c.id.desc()).limit(query.limit + 1)
     if before is not None:

@@ -174,9 +174,7 @@ def fail_retryable(
     return connection.execute(statement, arguments).one_or_none()
 
 
-def release(
-    connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None
-) -> Row[Any] | None:
+def release(connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None) -> Row[Any] | None:
     """Give the job back to its place. None where the caller does not hold it."""
     return connection.execute(_RELEASE, _holder(job_id, worker_id, token_hash)).one_or_none()
 

@@ -8,12 +8,21 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Connection, and_, cast, func, literal, or_, select, text
 
 from holdfast_core.db.tables import jobs, pause_state, status_is
-from holdfast_core.db.types import Now
+from holdfast_core.db.types import Now, columns
 from holdfast_core.schemas import System
 from holdfast_core.states import JobPhase, JobStatus
 from holdfast_core.store.pause import system_from
 
-__all__ = ["Backlog", "InFlight", "Stale", "backlog", "in_flight", "stale_jobs", "system_and_in_flight", "violations"]
+__all__ = [
+    "Backlog",
+    "InFlight",
+    "Stale",
+    "backlog",
+    "in_flight",
+    "stale_jobs",
+    "system_and_in_flight",
+    "violations",
+]
 
 #: How many stale jobs are named at a time.
 STALE_NAMED: Final = 100
@@ -129,7 +138,7 @@ def backlog(connection: Connection) -> Backlog:
 
 def stale_jobs(connection: Connection) -> list[Stale]:
     """Running jobs whose lease has expired, up to a hundred."""
-    return [Stale(**row._mapping) for row in connection.execute(_STALE)]
+    return [Stale(**columns(row)) for row in connection.execute(_STALE)]
 
 
 def violations(connection: Connection) -> int:

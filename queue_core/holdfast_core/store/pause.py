@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, bindparam, func, insert, literal_column, select, update
 
 from holdfast_core.db.tables import control_events, pause_state
-from holdfast_core.db.types import UTC_TIME, Now
+from holdfast_core.db.types import UTC_TIME, Now, columns
 from holdfast_core.schemas import ControlEvent, HistoryQuery, System
 
 __all__ = [
@@ -51,7 +51,7 @@ _WRITE = update(pause_state).where(pause_state.c.id == literal_column("1"))
 
 def system_from(row: Row[Any], prefix: str = "") -> System:
     """The `system` of a row that holds the pause's columns, their names with `prefix`."""
-    of = row._mapping  # the public way to a row's names
+    of = columns(row)
     return System(
         workers_paused=of[f"{prefix}paused"],
         mode=of[f"{prefix}mode"],
@@ -77,7 +77,9 @@ def lock_system(connection: Connection) -> System:
 
 def moment(connection: Connection) -> datetime:
     """A time for the next event: the database's now, and later than every event before."""
-    now, last = connection.execute(_MOMENT).one()
+    row = connection.execute(_MOMENT).one()
+    now: datetime = row.now
+    last: datetime | None = row.last
     return now if last is None else max(now, last + timedelta(microseconds=1))
 
 
@@ -125,4 +127,4 @@ def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEv
 
 
 def _event_from(row: Row[Any]) -> ControlEvent:
-    return ControlEvent.model_validate(dict(row._mapping))
+    return ControlEvent.model_validate(columns(row))

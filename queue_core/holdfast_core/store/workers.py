@@ -43,7 +43,10 @@ class Seen:
 
 _seen_at = Now(-bindparam("age_seconds", type_=Float()))
 _patience = case(
-    (workers.c.interval_seconds * CONNECTED_INTERVALS > CONNECTED_SECONDS, workers.c.interval_seconds * CONNECTED_INTERVALS),
+    (
+        workers.c.interval_seconds * CONNECTED_INTERVALS > CONNECTED_SECONDS,
+        workers.c.interval_seconds * CONNECTED_INTERVALS,
+    ),
     else_=literal(CONNECTED_SECONDS, Float()),
 )
 _connected = workers.c.last_seen_at > Now(-_patience, stable=True)
@@ -93,7 +96,9 @@ def _upsert(dialect: str) -> Any:
                 (
                     and_(
                         workers.c.observed_version.is_not(None),
-                        or_(new.observed_version.is_(None), workers.c.observed_version > new.observed_version),
+                        or_(
+                            new.observed_version.is_(None), workers.c.observed_version > new.observed_version
+                        ),
                     ),
                     workers.c.observed_version,
                 ),

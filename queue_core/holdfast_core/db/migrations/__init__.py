@@ -106,7 +106,10 @@ async def _on_postgresql(url: str, work: Callable[[Connection, Callable[[], None
     engine = create_async_engine(
         url,
         isolation_level="READ COMMITTED",
-        connect_args={"timeout": CONNECT_SECONDS, "server_settings": {"application_name": "holdfast-migrate"}},
+        connect_args={
+            "timeout": CONNECT_SECONDS,
+            "server_settings": {"application_name": "holdfast-migrate"},
+        },
     )
     try:
         async with engine.begin() as connection:

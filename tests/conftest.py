@@ -1,0 +1,83 @@
+"""What all tests share: the event loop, databases of both kinds, and that no skip passes in CI."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.postgres import Template, open_cluster
+from support.skips import SkipsFail
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A developer's own settings must not decide what the tests see, nor the servers that they start.
+    for name in list(os.environ):
+        if name.startswith(("HOLDFAST_", "AUTH_PROVIDER")) and not name.startswith("HOLDFAST_TEST_"):
+            del os.environ[name]
+    if os.environ.get("CI") == "true":
+        config.pluginmanager.register(SkipsFail())
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The loop that `holdfast serve` has: uvloop where there is one."""
+    return "asyncio", {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Generator[str]:
+    """The URL of a real PostgreSQL on which databases may be made."""
+    with open_cluster() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_url: str) -> Generator[Template]:
+    template = Template(postgres_url)
+    template.create()
+    try:
+        _migrate(template.url)
+        yield template
+    finally:
+        template.drop()
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "holdfast.db"
+    _migrate(f"sqlite:///{path}")
+    assert not path.with_name("holdfast.db-wal").exists(), "a copy of the file alone would not be all of it"
+    return path
+
+
+@pytest.fixture
+def postgres_database_url(_postgres_template: Template) -> Generator[str]:
+    """A migrated PostgreSQL database of this test's own."""
+    with _postgres_template.clone() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of this test's own."""
+    path = shutil.copy(_sqlite_template, tmp_path / "holdfast.db")
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of this test's own; the test runs once on each kind."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_database_url")
+    return url
+
+
+def _migrate(url: str) -> None:
+    # Here, so that tests that need no database need no server's dependencies either.
+    from holdfast_core.db.migrations import migrate
+    from holdfast_core.settings import load_settings
+
+    migrate(load_settings(database_url=url))
