@@ -29,7 +29,7 @@ from holdfast_core.db.database import Lane, Work, store_unavailable, uncancelled
 from holdfast_core.db.types import SQLITE_NOW, to_text
 from holdfast_core.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ["FileLock", "SqliteDatabase", "sqlite_engine"]
+__all__ = ["START_SECONDS", "FileLock", "SqliteDatabase", "sqlite_engine"]
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 READERS: Final = 4
 #: How long a write waits for its turn before it is given up. Then it has not begun and never will.
 TURN_SECONDS: Final = {Lane.CONTROL: 3.0, Lane.PLAIN: 5.0, Lane.GATED: 5.0}
+#: How long a start waits for the lock.
+START_SECONDS: Final = 30.0
 #: How long SQLite itself waits for a writer that does not know our lock file (the sqlite3 shell, a backup).
 BUSY_MS: Final = 3_000
 _PRIORITY: Final = {Lane.CONTROL: 0, Lane.PLAIN: 1, Lane.GATED: 1}
@@ -55,6 +57,32 @@ class FileLock:
         _lock(self._file)
         os.lseek(self._file, 0, os.SEEK_SET)
         os.write(self._file, f"{os.getpid()}\n".ljust(12).encode())
+
+    def acquire_within(self, seconds: float) -> None:
+        """Wait for the lock for a while only. For the start, not for every write: it takes a thread.
+
+        Raises ConfigurationError naming the process that holds it.
+        """
+        decide, done = threading.Lock(), threading.Event()
+        given_up = False
+
+        def waiting() -> None:
+            # Blocking, and so in the kernel's queue: who only looks now and then starves under load.
+            self.acquire()
+            with decide:
+                done.set()
+                if given_up:
+                    self.release()
+
+        threading.Thread(target=waiting, name="holdfast-lock", daemon=True).start()
+        if not done.wait(seconds):
+            with decide:
+                given_up = not done.is_set()
+            if given_up:
+                raise ConfigurationError(
+                    f"Process {self.holder()} has held the lock {self._path} for {seconds:.0f} s."
+                    " If that process is stuck, end it and start again."
+                )
 
     def release(self) -> None:
         """Give the lock back."""
@@ -186,8 +214,12 @@ class SqliteDatabase:
         """Open a database that has been migrated. Raises ConfigurationError where it cannot be used."""
         try:
             database = cls(path, clock)
-            with database._writing.begin() as connection:
-                connection.exec_driver_sql("SELECT 1")
+            database._lock.acquire_within(START_SECONDS)
+            try:
+                with database._writing.begin() as connection:
+                    connection.exec_driver_sql("SELECT 1")
+            finally:
+                database._lock.release()
         except (OSError, OperationalError) as error:
             cause = error.orig if isinstance(error, OperationalError) else error
             raise ConfigurationError(

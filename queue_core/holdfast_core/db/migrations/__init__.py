@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from holdfast_core.clock import SystemClock
 from holdfast_core.db.postgres import CONNECT_SECONDS
-from holdfast_core.db.sqlite import FileLock, sqlite_engine
+from holdfast_core.db.sqlite import START_SECONDS, FileLock, sqlite_engine
 from holdfast_core.errors import ConfigurationError
 from holdfast_core.settings import Settings
 
@@ -86,19 +86,20 @@ def _on_sqlite(path: Path, work: Callable[[Connection, Callable[[], None]], None
     lock = FileLock(path.with_name(path.name + ".lock"))
     engine: Engine | None = None
     # Everything under the lock, since to open a WAL database may recover or checkpoint it.
-    with lock:
-        try:
-            if not path.exists():
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # job payloads may be private
-            engine = sqlite_engine(path, SystemClock(), writer=True)
-            raw = engine.raw_connection()
-            raw.cursor().execute("PRAGMA journal_mode=WAL")
-            raw.close()
-            with engine.begin() as connection:
-                work(connection, lambda: None)
-        finally:
-            if engine is not None:
-                engine.dispose()
+    lock.acquire_within(START_SECONDS)
+    try:
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # job payloads may be private
+        engine = sqlite_engine(path, SystemClock(), writer=True)
+        raw = engine.raw_connection()
+        raw.cursor().execute("PRAGMA journal_mode=WAL")
+        raw.close()
+        with engine.begin() as connection:
+            work(connection, lambda: None)
+    finally:
+        if engine is not None:
+            engine.dispose()
+        lock.release()
     lock.close()
 
 
