@@ -6,7 +6,7 @@ from uuid import UUID
 
 from holdfast_core.states import Role
 
-__all__ = ["DEFAULT_USER_ID", "LOCAL_OPERATOR", "Caller"]
+__all__ = ["DEFAULT_USER_ID", "LOCAL_OPERATOR", "Caller", "local_operator"]
 
 DEFAULT_USER_ID: Final = UUID(int=0)
 
@@ -29,5 +29,10 @@ class Caller:
         return bool(self.roles & {Role.OPERATOR, Role.ADMIN})
 
 
-#: The caller of every request while authentication is disabled: it has every role.
-LOCAL_OPERATOR: Final = Caller(DEFAULT_USER_ID, "local operator", frozenset(Role))
+def local_operator(user_id: UUID) -> Caller:
+    """The caller of every request while authentication is disabled: it has every role."""
+    return Caller(user_id, "local operator", frozenset(Role))
+
+
+#: The same, under the usual id.
+LOCAL_OPERATOR: Final = local_operator(DEFAULT_USER_ID)

@@ -215,7 +215,7 @@ class _Cluster:
         self._stop()
 
     def _reachable(self) -> Path:
-        """The binaries, or a copy where `nobody` cannot enter the folders above them (as under /root)."""
+        """The binaries, or a copy where `nobody` cannot enter the folders above them (as in root's home)."""
         if _version(self._binaries, _user()) >= OLDEST:
             return self._binaries
         # Laid out as in site-packages: the programs look for their libraries in a folder beside the package.

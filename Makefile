@@ -1,0 +1,89 @@
+# Needs Python 3.11 or later, with its venv module, and make. Each target installs what it needs into .venv.
+
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench light wheel constraints clean
+
+help:
+	@echo "make demo    the whole thing on this machine: server, workers, a pause   (ARGS=... goes to it)"
+	@echo "make test    all tests, with a PostgreSQL of their own                   (ARGS=... goes to pytest)"
+	@echo "make lint    ruff, import contracts, mypy, pyright"
+	@echo "make format  let ruff repair what it can, and format"
+	@echo "make bench   the benchmarks                                              (ARGS=... goes to them)"
+	@echo "make light   prove that a worker host installs without the server's dependencies"
+	@echo "make wheel   build the wheel into dist/ and check what is in it"
+	@echo "make constraints  take up the newest versions of everything into constraints.txt"
+	@echo "make clean   remove the environments and what the tools left behind"
+
+demo: .venv/.server
+	.venv/bin/holdfast demo $(ARGS)
+
+test: .venv/.dev
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-logo
+	.venv/bin/mypy
+	.venv/bin/pyright
+
+format: .venv/.dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: .venv/.server
+	.venv/bin/python benchmarks/run.py $(ARGS)
+
+# The base distribution alone, not editable and run from elsewhere, so that nothing of the checkout helps it.
+light:
+	$(call check_python)
+	$(PYTHON) -m venv --clear .venv-light
+	.venv-light/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt .
+	cd .venv-light && bin/python -I ../.ci/check_light.py
+	cd .venv-light && bin/holdfast --version
+
+wheel: .venv/bin/python
+	rm -rf dist
+	$(PIP) wheel --no-deps --wheel-dir dist .
+	.venv/bin/python .ci/check_wheel.py dist/*.whl
+
+# Exact versions of everything that the development environment holds. Names and versions only.
+constraints:
+	$(call check_python)
+	$(PYTHON) -m venv --clear .venv-constraints
+	.venv-constraints/bin/python -m pip --disable-pip-version-check --quiet install '.[mcp,server,dev]'
+	{ echo "# Written by make constraints: exact versions of everything that the development environment holds."; \
+	  .venv-constraints/bin/python -m pip --disable-pip-version-check list --format=freeze \
+	    --exclude holdfast --exclude pip --exclude setuptools --exclude wheel; } > .venv-constraints/constraints.txt
+	mv .venv-constraints/constraints.txt constraints.txt
+	rm -rf .venv-constraints
+
+clean:
+	rm -rf .venv .venv-light .venv-constraints dist build
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment ---------------------------------------------------------------------------------------------
+
+# Stamps: what is installed is brought up to date when the project's declarations or the pins change.
+.venv/.server: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install -c constraints.txt -e '.[mcp,server]'
+	touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install -c constraints.txt -e '.[mcp,server,dev]'
+	touch $@ .venv/.server
+
+.venv/bin/python:
+	$(call check_python)
+	$(PYTHON) -m venv .venv
+
+define check_python
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "Holdfast needs Python 3.11 or later; '$(PYTHON)' is not. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' || { \
+	echo "'$(PYTHON)' cannot make virtual environments (Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
+endef

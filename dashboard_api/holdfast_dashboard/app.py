@@ -1,0 +1,87 @@
+"""The app factory: guards around everything, one part of the API a file, MCP handed its own path."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from holdfast_core import __version__
+from holdfast_core.errors import HoldfastError
+from holdfast_core.schemas import Problem
+from holdfast_core.services import Services
+from holdfast_core.settings import Settings
+from holdfast_dashboard.context import Context
+from holdfast_dashboard.guards import Guards
+from holdfast_dashboard.health_routes import health_operations
+from holdfast_dashboard.operations import Operations
+from holdfast_dashboard.pages import page_routes
+from holdfast_dashboard.problems import refused_by_router, refused_by_us
+from holdfast_dashboard.queue_routes import queue_operations
+from holdfast_dashboard.system_routes import system_operations
+
+__all__ = ["create_app"]
+
+
+class _Handed:
+    """An ASGI app as the endpoint of a route: a function would be taken for a request handler."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def create_app(
+    services: Callable[[], Services],
+    settings: Settings,
+    *,
+    lifespan: Lifespan[FastAPI] | None = None,
+    mcp_app: ASGIApp | None = None,
+) -> FastAPI:
+    """REST and the page, over services that exist once `lifespan` has begun. `mcp_app` answers `/mcp`."""
+    app = FastAPI(
+        title="Holdfast",
+        version=__version__,
+        summary="A job queue for AI-agent workers, with a pause that can be trusted.",
+        lifespan=lifespan,
+        # The ready-made pages would load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    context = Context(services, settings)
+    parts = [system_operations(context), queue_operations(context), health_operations(context)]
+    for part in parts:
+        app.include_router(part.router)
+    app.router.routes.extend(page_routes(context))
+    if mcp_app is not None:
+        # A route, not a mount at "/": that would take every request with a wrong method for its own.
+        app.router.routes.append(Route("/mcp", _Handed(mcp_app), include_in_schema=False))
+    app.add_exception_handler(HoldfastError, refused_by_us)
+    app.add_exception_handler(HTTPException, refused_by_router)
+    app.add_middleware(Guards, settings=settings)
+    app.openapi = lambda: _openapi(app, parts)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI, parts: list[Operations]) -> dict[str, Any]:
+    """The schema of the API, made once: paths from the routes, shapes from the models."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        requests: set[type[BaseModel]] = {model for part in parts for model in part.requests}
+        answers: set[type[BaseModel]] = {Problem, *(model for part in parts for model in part.answers)}
+        wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+            *((model, "validation") for model in requests),
+            *((model, "serialization") for model in answers),
+        ]
+        _, shapes = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
+        schema["components"] = {"schemas": dict(sorted(shapes["$defs"].items()))}
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,161 @@
+"""What holds for every request, MCP's too, before anything reads it (CONTRACT section 7).
+
+A local server is reachable from every web page that its user opens. So the Host must be one of ours (or a page
+could rebind its own name to us), the Origin must be ours, and a body must be JSON (which a page cannot send
+across sites without asking). None of this needs a session to protect: it protects the machine.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from holdfast_core.errors import (
+    BodyTooLarge,
+    ForeignOrigin,
+    HoldfastError,
+    MisdirectedRequest,
+    UnsupportedMediaType,
+)
+from holdfast_core.settings import Settings
+from holdfast_dashboard.problems import problem, unexpected
+
+__all__ = ["MAX_BODY_BYTES", "Guards"]
+
+MAX_BODY_BYTES: Final = 1_048_576
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_SECURITY: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
+        " frame-ancestors 'none'"
+    ),
+}
+
+
+class Guards:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._hosts = settings.known_hosts
+        self._public_origin = _origin_of(settings.public_url)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in _SECURITY.items():
+                    headers.setdefault(name, value)
+                if path.startswith(("/api/", "/mcp")):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        answer: Response | None = None
+        try:
+            self._refuse(scope)
+            await self._app(scope, _bounded(receive), sending)
+        except HoldfastError as error:
+            answer = problem(error)
+        except Exception as error:
+            answer = unexpected(error, path)
+        if answer is not None and not started:
+            # What of the body is still under way is not read: the connection is done with.
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, sending)
+
+    def _refuse(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.getlist("host")
+        if len(host) != 1 or _name_of(host[0]) not in self._hosts:
+            raise MisdirectedRequest(
+                "This server does not answer for the host that the request names. Add it to"
+                " HOLDFAST_ALLOWED_HOSTS if it should."
+            )
+        self._refuse_other_pages(headers, host[0])
+        if scope["method"] in _WITH_BODY:
+            _refuse_other_bodies(headers)
+
+    def _refuse_other_pages(self, headers: Headers, host: str) -> None:
+        own = {f"http://{host.casefold()}", f"https://{host.casefold()}", self._public_origin}
+        if any(_normal(origin) not in {_normal(o) for o in own if o} for origin in headers.getlist("origin")):
+            raise ForeignOrigin("A web page of another site sent this request. Only our own pages may.")
+        if "cross-site" in _values(headers.getlist("sec-fetch-site")):
+            raise ForeignOrigin("Another site sent this request through a browser. Only our own pages may.")
+
+
+def _refuse_other_bodies(headers: Headers) -> None:
+    length = headers.get("content-length", "0")
+    has_body = "transfer-encoding" in headers or length.strip() != "0"
+    types = headers.getlist("content-type")
+    if (has_body or types) and [t.split(";")[0].strip().casefold() for t in types] != ["application/json"]:
+        raise UnsupportedMediaType("Send the body as JSON, with Content-Type: application/json.")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _bounded(receive: Receive) -> Receive:
+    """The same messages; a body that grows past the limit is refused while it is read."""
+    taken = 0
+
+    async def receiving() -> Message:
+        nonlocal taken
+        message = await receive()
+        if message["type"] == "http.request":
+            taken += len(message.get("body", b""))
+            if taken > MAX_BODY_BYTES:
+                raise _too_large()
+        return message
+
+    return receiving
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes, which is all that is taken here.")
+
+
+def _values(lines: Iterable[str]) -> set[str]:
+    return {part.strip().casefold() for line in lines for part in line.split(",")}
+
+
+def _name_of(host: str) -> str | None:
+    """The name in a Host header, without its port; None where it is no host at all."""
+    if not host or any(c in host for c in "/@?#\\ "):
+        return None
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return None
+    return parts.hostname
+
+
+def _normal(origin: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an origin; None where it is none (`null`, say)."""
+    try:
+        parts = urlsplit(origin.casefold())
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query:
+            return None
+        return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return None
+
+
+def _origin_of(url: str | None) -> str | None:
+    if not url:
+        return None
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

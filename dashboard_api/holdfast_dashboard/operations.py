@@ -1,0 +1,125 @@
+"""A table of operations: each says what it takes and answers, so that OpenAPI is made of what is so."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from holdfast_core import errors
+from holdfast_core.errors import HoldfastError
+from holdfast_core.schemas import Request as RequestModel
+from holdfast_dashboard.problems import PROBLEM_JSON
+
+__all__ = ["ALWAYS", "Operations", "ref"]
+
+#: What any route may answer, whatever it does.
+ALWAYS: tuple[type[HoldfastError], ...] = (
+    errors.ForeignOrigin,
+    errors.MisdirectedRequest,
+    errors.InternalError,
+    errors.StoreUnavailable,
+)
+#: What a route with a body may answer besides.
+_WITH_BODY = (errors.InvalidRequest, errors.BodyTooLarge, errors.UnsupportedMediaType)
+
+
+def ref(model: type[BaseModel]) -> dict[str, str]:
+    """A reference to a model's schema."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+class Operations:
+    """Routes of one part of the API, and the models that they speak."""
+
+    def __init__(self, tag: str) -> None:
+        self.router = APIRouter(tags=[tag])
+        self.requests: set[type[RequestModel]] = set()
+        self.answers: set[type[BaseModel]] = set()
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        *,
+        summary: str,
+        answers: type[BaseModel],
+        body: type[RequestModel] | None = None,
+        optional: bool = False,
+        query: type[RequestModel] | None = None,
+        status: int = 200,
+        refuses: tuple[type[HoldfastError], ...] = (),
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated function. `refuses`: the errors that are this operation's own."""
+        found = [*ALWAYS, *refuses]
+        extra: dict[str, Any] = {}
+        self.answers.add(answers)
+        if body is not None:
+            self.requests.add(body)
+            found += _WITH_BODY
+            content = {"application/json": {"schema": ref(body)}}
+            extra["requestBody"] = {"required": not optional, "content": content}
+        if query is not None:
+            found.append(errors.InvalidRequest)
+            extra["parameters"] = _parameters(query)
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.router.add_api_route(
+                path,
+                function,
+                methods=[method],
+                summary=summary,
+                description=function.__doc__,
+                operation_id=function.__name__,
+                status_code=status,
+                response_model=None,
+                responses=_problems(found),
+                openapi_extra={
+                    **extra,
+                    "responses": {
+                        str(status): {
+                            "description": answers.__doc__ or "The answer.",
+                            "content": {"application/json": {"schema": ref(answers)}},
+                        }
+                    },
+                },
+            )
+            return function
+
+        return register
+
+
+def _problems(found: list[type[HoldfastError]]) -> dict[int | str, dict[str, Any]]:
+    codes: dict[int, list[str]] = {}
+    for error in found:
+        codes.setdefault(error.status, []).append(error.code)
+    return {
+        status: {
+            "description": " or ".join(f"`{code}`" for code in sorted(set(names))),
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, names in sorted(codes.items())
+    }
+
+
+def _parameters(query: type[RequestModel]) -> list[dict[str, Any]]:
+    schema = query.model_json_schema()
+    definitions = schema.get("$defs", {})
+    parameters: list[dict[str, Any]] = []
+    for name, field in schema["properties"].items():
+        shape = {key: value for key, value in field.items() if key not in {"title", "description", "default"}}
+        # In a query string there is no null: a parameter is there or it is not.
+        options = [option for option in shape.pop("anyOf", []) if option.get("type") != "null"]
+        shape = options[0] if options else shape
+        if "$ref" in shape:
+            shape = definitions[shape["$ref"].rsplit("/", 1)[1]]
+        parameters.append(
+            {
+                "name": name,
+                "in": "query",
+                "required": name in schema.get("required", []),
+                "schema": shape,
+                **({"description": field["description"]} if "description" in field else {}),
+            }
+        )
+    return parameters

@@ -1,0 +1,203 @@
+"""Jobs, claims, leases and outcomes, and workers' presence."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from holdfast_core import errors
+from holdfast_core.schemas import (
+    CancelAckRequest,
+    CancelRequest,
+    ClaimAnswer,
+    ClaimRequest,
+    CompleteRequest,
+    EnqueueRequest,
+    FailRequest,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    Job,
+    JobPage,
+    JobQuery,
+    PresenceAnswer,
+    PresenceRequest,
+    ReleaseRequest,
+    RequeueRequest,
+    RetryRequest,
+)
+from holdfast_dashboard.context import Context
+from holdfast_dashboard.operations import Operations
+from holdfast_dashboard.requests import answer, read_body, read_query, while_connected
+
+__all__ = ["queue_operations"]
+
+_HOLDER = (errors.JobNotFound, errors.JobNotOwned, errors.LeaseLost)
+_OUTCOME = (*_HOLDER, errors.JobStateConflict)
+_PERSON = (errors.JobNotFound, errors.JobStateConflict)
+
+
+def queue_operations(context: Context) -> Operations:
+    """The routes under `/api/queue`."""
+    operations = Operations("queue")
+    _jobs(operations, context)
+    _claims(operations, context)
+    _outcomes(operations, context)
+    return operations
+
+
+def _jobs(operations: Operations, context: Context) -> None:
+    @operations.add(
+        "POST", "/api/queue/jobs", summary="Add a job", body=EnqueueRequest, answers=Job, status=201
+    )
+    async def enqueue_job(request: Request) -> Response:
+        """Works while paused, too; nothing hands the job out before the resume."""
+        body, _ = await read_body(request, EnqueueRequest)
+        job = await context.services.jobs.enqueue(context.caller(request), body)
+        return answer(job, status=201, location=f"/api/queue/jobs/{job.id}")
+
+    @operations.add(
+        "GET", "/api/queue/jobs", summary="List jobs, newest first", query=JobQuery, answers=JobPage
+    )
+    async def list_jobs(request: Request) -> Response:
+        query = read_query(request, JobQuery)
+        return answer(await context.services.jobs.list(context.caller(request), query))
+
+    @operations.add(
+        "GET",
+        "/api/queue/jobs/{jobId}",
+        summary="One job",
+        answers=Job,
+        refuses=(errors.JobNotFound,),
+    )
+    async def get_job(request: Request, jobId: str) -> Response:  # noqa: N803 (the contract's name)
+        return answer(await context.services.jobs.get(context.caller(request), jobId))
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/cancel",
+        summary="Cancel a job",
+        body=CancelRequest,
+        optional=True,
+        answers=Job,
+        refuses=_PERSON,
+    )
+    async def cancel_job(request: Request, jobId: str) -> Response:  # noqa: N803
+        """A queued or stale job ends at once; the holder of a running one is asked through its heartbeat."""
+        body, _ = await read_body(request, CancelRequest, optional=True)
+        return answer(await context.services.jobs.cancel(context.caller(request), jobId, body))
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/requeue",
+        summary="Put a stale job back",
+        body=RequeueRequest,
+        answers=Job,
+        refuses=_PERSON,
+    )
+    async def requeue_job(request: Request, jobId: str) -> Response:  # noqa: N803
+        """Also while paused: the way out of a drain that a dead worker blocks."""
+        body, _ = await read_body(request, RequeueRequest)
+        return answer(await context.services.jobs.requeue(context.caller(request), jobId, body))
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/retry",
+        summary="Run a failed, dead or cancelled job again",
+        body=RetryRequest,
+        optional=True,
+        answers=Job,
+        refuses=_PERSON,
+    )
+    async def retry_job(request: Request, jobId: str) -> Response:  # noqa: N803
+        body, _ = await read_body(request, RetryRequest, optional=True)
+        return answer(await context.services.jobs.retry(context.caller(request), jobId, body))
+
+
+def _claims(operations: Operations, context: Context) -> None:
+    @operations.add(
+        "POST", "/api/queue/jobs/claim", summary="Ask for one job", body=ClaimRequest, answers=ClaimAnswer
+    )
+    async def claim_job(request: Request) -> Response:
+        """Null means paused (`system` says so), or nothing to do within `waitSeconds`."""
+        body, ignored = await read_body(request, ClaimRequest)
+        caller = context.caller(request)
+        if body.wait_seconds <= 0:
+            return answer(await context.services.claims.claim(caller, body), ignored)
+        claimed = await while_connected(request, lambda: context.services.claims.claim(caller, body))
+        return Response(status_code=204) if claimed is None else answer(claimed, ignored)
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/heartbeat",
+        summary="Extend a lease, and hear of the pause",
+        body=HeartbeatRequest,
+        answers=HeartbeatAnswer,
+        refuses=_HOLDER,
+    )
+    async def heartbeat_job(request: Request, jobId: str) -> Response:  # noqa: N803
+        body, ignored = await read_body(request, HeartbeatRequest)
+        beat = await context.services.leases.heartbeat(context.caller(request), jobId, body)
+        return answer(beat, ignored)
+
+    @operations.add(
+        "POST",
+        "/api/queue/workers/heartbeat",
+        summary="Say that an idle or locally paused worker is there",
+        body=PresenceRequest,
+        answers=PresenceAnswer,
+    )
+    async def heartbeat_worker(request: Request) -> Response:
+        body, ignored = await read_body(request, PresenceRequest)
+        return answer(await context.services.workers.presence(context.caller(request), body), ignored)
+
+
+def _outcomes(operations: Operations, context: Context) -> None:
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/complete",
+        summary="The job succeeded",
+        body=CompleteRequest,
+        answers=Job,
+        refuses=_OUTCOME,
+    )
+    async def complete_job(request: Request, jobId: str) -> Response:  # noqa: N803
+        """Repeated by the claim that made it, this answers the job as it is and writes nothing."""
+        body, ignored = await read_body(request, CompleteRequest)
+        return answer(await context.services.outcomes.complete(context.caller(request), jobId, body), ignored)
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/fail",
+        summary="The job failed",
+        body=FailRequest,
+        answers=Job,
+        refuses=_OUTCOME,
+    )
+    async def fail_job(request: Request, jobId: str) -> Response:  # noqa: N803
+        """With `retryable` it comes back after a back-off while attempts are left."""
+        body, ignored = await read_body(request, FailRequest)
+        return answer(await context.services.outcomes.fail(context.caller(request), jobId, body), ignored)
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/release",
+        summary="Give the job back to its place",
+        body=ReleaseRequest,
+        answers=Job,
+        refuses=_OUTCOME,
+    )
+    async def release_job(request: Request, jobId: str) -> Response:  # noqa: N803
+        """No attempt is used."""
+        body, ignored = await read_body(request, ReleaseRequest)
+        return answer(await context.services.outcomes.release(context.caller(request), jobId, body), ignored)
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/{jobId}/cancel/ack",
+        summary="The job has stopped, as was asked",
+        body=CancelAckRequest,
+        answers=Job,
+        refuses=_OUTCOME,
+    )
+    async def acknowledge_cancel(request: Request, jobId: str) -> Response:  # noqa: N803
+        body, ignored = await read_body(request, CancelAckRequest)
+        job = await context.services.outcomes.cancel_ack(context.caller(request), jobId, body)
+        return answer(job, ignored)

@@ -1,0 +1,90 @@
+"""`holdfast serve`: REST, MCP and the dashboard in one process."""
+
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from holdfast_server.commands import database_url_option, failures_in_one_line, read_settings
+
+if TYPE_CHECKING:
+    from holdfast_core.settings import Settings
+
+__all__ = ["serve"]
+
+#: Connections that the system holds for us before we accept them.
+BACKLOG: Final = 2_048
+
+
+@click.command()
+@click.option("--host", metavar="ADDRESS", help="Where to listen; else HOLDFAST_HOST, 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="0 takes a free one; else HOLDFAST_PORT, 8790.")
+@database_url_option
+def serve(host: str | None, port: int | None, database_url: str | None) -> None:
+    """Serve REST, MCP and the dashboard, until SIGTERM or Ctrl-C.
+
+    Prints one line on stdout once it accepts connections. Logs go to stderr.
+    """
+    settings = read_settings(host=host, port=port, database_url=database_url)
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wanted, _end_now)  # until uvicorn takes over
+    with failures_in_one_line():
+        listener = _listen(settings)
+
+        from holdfast_server.commands.web import run_server
+        from holdfast_server.compose import create_application
+        from holdfast_server.logs import configure_logs
+
+        configure_logs(settings)
+        address = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
+        run_server(
+            create_application(settings),
+            listener,
+            on_ready=lambda: _tell(f"Holdfast is ready at {address}"),
+        )
+
+
+def _end_now(signum: int, frame: object) -> NoReturn:
+    del signum, frame
+    raise SystemExit(0)
+
+
+def _listen(settings: "Settings") -> socket.socket:
+    """The socket, listening: before anything else is opened, so that a taken port costs nothing.
+
+    Who connects while the database is being opened waits for the answer instead of being refused.
+    """
+    from holdfast_core.errors import ConfigurationError
+
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror or error}."
+            " Choose another with --host and --port (0 takes a free port)."
+        ) from None
+    return listener
+
+
+def _tell(line: str) -> None:
+    """Print and flush; a stdout that is closed, now or later, is no reason to end."""
+    try:
+        click.echo(line)  # flushes
+    except (OSError, ValueError):
+        # What is left in the buffer must not fail again when the interpreter flushes it at its end.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

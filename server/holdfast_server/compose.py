@@ -1,0 +1,63 @@
+"""The composition root: settings, then the store, the change bus, the services and the apps.
+
+The only place that knows all rooms of the house; it alone may import the dashboard's app factory.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from anyio.to_thread import run_sync
+
+from holdfast_core.changes import open_bus
+from holdfast_core.clock import Clock
+from holdfast_core.db import open_database
+from holdfast_core.db.migrations import check, migrate
+from holdfast_core.services import Services, run_services
+from holdfast_core.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["create_application", "open_services"]
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Services]:
+    """The services over the store that the settings name, until the block ends.
+
+    Migrates first, if the settings say so. Raises ConfigurationError where the store cannot be used.
+    """
+    await run_sync(migrate if settings.migrate_on_start else check, settings)
+    database = await open_database(settings, clock)
+    try:
+        async with run_services(database, open_bus(settings), settings, clock) as services:
+            yield services
+    finally:
+        await database.close()
+
+
+def create_application(settings: Settings) -> "FastAPI":
+    """The whole server as one ASGI app: REST, the dashboard, and MCP at `/mcp`. Its lifespan opens the services.
+
+    For one run: build another for the next.
+    """
+    # Here, so that who only wants the services (`holdfast mcp`) does not load the web half of the house.
+    from holdfast_dashboard.app import create_app
+    from holdfast_server.mcp import build_mcp_server, create_mcp_endpoint
+
+    opened: list[Services] = []
+
+    def services() -> Services:
+        return opened[-1]
+
+    endpoint = create_mcp_endpoint(build_mcp_server(services, settings), settings)
+
+    @asynccontextmanager
+    async def lifespan(_: "FastAPI") -> AsyncGenerator[None]:
+        async with open_services(settings) as running:
+            opened.append(running)
+            async with endpoint.running():
+                yield
+
+    return create_app(services, settings, lifespan=lifespan, mcp_app=endpoint.app)

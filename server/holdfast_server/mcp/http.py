@@ -1,0 +1,102 @@
+"""MCP over streamable HTTP, at exactly `/mcp`, to be mounted into the server's app.
+
+The SDK answers a call either with plain JSON or with a stream of events. A stream is what carries
+progress, and costs a quarter (2026-07-28) to a whole call (older protocols) more. So a client of the
+new protocol gets JSON, except from the tools that report progress; there each request stands for
+itself, and its `Mcp-Name` header, which the SDK checks against the body, says which tool it is for.
+Clients of the older protocols have sessions, which answer in one way only: they get streams.
+"""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp.server import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from holdfast_core.settings import Settings
+from holdfast_server.mcp.catalog import find_tool
+
+__all__ = ["MAX_BODY_BYTES", "MAX_SESSIONS", "SESSION_IDLE_SECONDS", "McpEndpoint", "create_mcp_endpoint"]
+
+MAX_BODY_BYTES: Final = 1_048_576
+#: Sessions of clients that speak the older protocols; newer ones have none. The next one is answered 503.
+MAX_SESSIONS: Final = 1_000
+#: A session without a request in flight for this long ends; its client begins a new one.
+SESSION_IDLE_SECONDS: Final = 1_800.0
+
+_MODERN: Final = frozenset(version.encode() for version in MODERN_PROTOCOL_VERSIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class McpEndpoint:
+    """`app` answers `/mcp` and nothing else, while `running()` is entered. It can be run once."""
+
+    app: ASGIApp
+    streaming: StreamableHTTPSessionManager
+    plain: StreamableHTTPSessionManager
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """To be entered in the host's lifespan (a mounted app's own lifespan never runs)."""
+        async with self.streaming.run(), self.plain.run():
+            yield
+
+
+def create_mcp_endpoint(server: Server[Any], settings: Settings) -> McpEndpoint:
+    """The endpoint for one running of the server. Build it in a factory: it cannot be run twice."""
+    security = _security(settings.known_hosts)
+    streaming = StreamableHTTPSessionManager(
+        server,
+        security_settings=security,
+        max_request_body_size=MAX_BODY_BYTES,
+        session_idle_timeout=SESSION_IDLE_SECONDS,
+        max_sessions=MAX_SESSIONS,
+    )
+    plain = StreamableHTTPSessionManager(
+        server,
+        json_response=True,
+        stateless=True,
+        security_settings=security,
+        max_request_body_size=MAX_BODY_BYTES,
+    )
+    # A bare router: another path's 404 is left to the host, which has its own shape for errors.
+    router = Router([Route("/mcp", endpoint=_ByAnswer(streaming, plain))], redirect_slashes=False)
+    return McpEndpoint(router, streaming, plain)
+
+
+def _security(known_hosts: Iterable[str]) -> TransportSecuritySettings:
+    """The SDK's own check of Host and Origin, a second lock behind the host app's: known names, any port."""
+    names = [f"[{host}]" if ":" in host else host for host in sorted(known_hosts)]
+    hosts = [form for name in names for form in (name, f"{name}:*")]
+    return TransportSecuritySettings(
+        enable_dns_rebinding_protection=True,
+        allowed_hosts=hosts,
+        allowed_origins=[f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")],
+    )
+
+
+class _ByAnswer:
+    """Sends each request to the manager that answers in the way that suits it."""
+
+    def __init__(self, streaming: StreamableHTTPSessionManager, plain: StreamableHTTPSessionManager) -> None:
+        self._streaming = streaming
+        self._plain = plain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Host names know no case (RFC 9110, 4.2.3); the SDK compares them as they come.
+        headers: list[tuple[bytes, bytes]] = [
+            (key, value.lower() if key == b"host" else value) for key, value in scope["headers"]
+        ]
+        scope = {**scope, "headers": headers}
+        told = dict(headers)
+        tool = find_tool(told.get(b"mcp-name", b"").decode("latin-1"))
+        streams = told.get(b"mcp-protocol-version") not in _MODERN or (
+            tool is not None and tool.reports_progress
+        )
+        await (self._streaming if streams else self._plain).handle_request(scope, receive, send)

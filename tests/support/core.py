@@ -1,0 +1,169 @@
+"""What the core's tests say over and over: verbs with JSON bodies, and looks and acts behind the services' back."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import anyio
+from sqlalchemy import Connection, literal_column, select, text, update
+
+from holdfast_core.callers import LOCAL_OPERATOR
+from holdfast_core.clock import SystemClock
+from holdfast_core.db import Database
+from holdfast_core.db.postgres import plain_url
+from holdfast_core.db.tables import jobs
+from holdfast_core.db.types import Now
+from holdfast_core.schemas import (
+    CancelAckRequest,
+    CancelRequest,
+    ClaimAnswer,
+    ClaimRequest,
+    CompleteRequest,
+    EnqueueRequest,
+    FailRequest,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    Job,
+    ReleaseRequest,
+    RequeueRequest,
+    RetryRequest,
+    Snapshot,
+    WorkerPauseRequest,
+    parse_request,
+)
+from holdfast_core.services import Services
+
+T = TypeVar("T")
+
+
+class MovableClock(SystemClock):
+    """The host's clocks, which a test can put forward (or back). On SQLite the database goes by them, too."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.ahead)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+async def enqueue(services: Services, **body: Any) -> Job:
+    request, _ = parse_request(EnqueueRequest, {"type": "t", **body})
+    return await services.jobs.enqueue(LOCAL_OPERATOR, request)
+
+
+async def claim(services: Services, worker: str = "w", **body: Any) -> ClaimAnswer:
+    request, _ = parse_request(ClaimRequest, {"workerId": worker, "leaseSeconds": 60, **body})
+    return await services.claims.claim(LOCAL_OPERATOR, request)
+
+
+async def claimed(services: Services, worker: str = "w", **body: Any) -> Job:
+    """The job of a claim that must find one."""
+    job = (await claim(services, worker, **body)).job
+    assert job is not None
+    return job
+
+
+def _holder(job: Job, body: dict[str, Any]) -> dict[str, Any]:
+    said = {"workerId": job.claimed_by, "leaseToken": job.lease_token, **body}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+async def heartbeat(services: Services, job: Job, **body: Any) -> HeartbeatAnswer:
+    """As the claim `job` came from; `leaseToken=None` leaves the token out, as in all verbs of a holder."""
+    request, _ = parse_request(HeartbeatRequest, _holder(job, {"leaseSeconds": 60, **body}))
+    return await services.leases.heartbeat(LOCAL_OPERATOR, str(job.id), request)
+
+
+async def complete(services: Services, job: Job, **body: Any) -> Job:
+    request, _ = parse_request(CompleteRequest, _holder(job, body))
+    return await services.outcomes.complete(LOCAL_OPERATOR, str(job.id), request)
+
+
+async def fail(services: Services, job: Job, **body: Any) -> Job:
+    request, _ = parse_request(FailRequest, _holder(job, {"errorMessage": "it broke", **body}))
+    return await services.outcomes.fail(LOCAL_OPERATOR, str(job.id), request)
+
+
+async def release(services: Services, job: Job, **body: Any) -> Job:
+    request, _ = parse_request(ReleaseRequest, _holder(job, body))
+    return await services.outcomes.release(LOCAL_OPERATOR, str(job.id), request)
+
+
+async def cancel_ack(services: Services, job: Job, **body: Any) -> Job:
+    request, _ = parse_request(CancelAckRequest, _holder(job, body))
+    return await services.outcomes.cancel_ack(LOCAL_OPERATOR, str(job.id), request)
+
+
+async def cancel(services: Services, job: Job, **body: Any) -> Job:
+    return await services.jobs.cancel(LOCAL_OPERATOR, str(job.id), parse_request(CancelRequest, body)[0])
+
+
+async def requeue(services: Services, job: Job) -> Job:
+    request, _ = parse_request(RequeueRequest, {"reason": "its worker is dead"})
+    return await services.jobs.requeue(LOCAL_OPERATOR, str(job.id), request)
+
+
+async def retry(services: Services, job: Job) -> Job:
+    return await services.jobs.retry(LOCAL_OPERATOR, str(job.id), parse_request(RetryRequest, {})[0])
+
+
+async def get(services: Services, job: Job) -> Job:
+    return await services.jobs.get(LOCAL_OPERATOR, str(job.id))
+
+
+async def pause(services: Services, mode: str = "drain", **body: Any) -> Snapshot:
+    said = {"action": "pause", "mode": mode, "reason": "a test", **body}
+    return await services.pause.control(LOCAL_OPERATOR, parse_request(WorkerPauseRequest, said)[0])
+
+
+async def resume(services: Services, **body: Any) -> Snapshot:
+    said = {"action": "resume", "reason": "a test", **body}
+    return await services.pause.control(LOCAL_OPERATOR, parse_request(WorkerPauseRequest, said)[0])
+
+
+async def expire(database: Database, *found: Job) -> None:
+    """Let these leases have run out a minute ago, by whichever clock the database goes."""
+    ids: list[UUID] = [job.id for job in found]
+    await database.write(
+        lambda c: c.execute(update(jobs).where(jobs.c.id.in_(ids)).values(lease_expires_at=Now(-60)))
+    )
+
+
+async def row(database: Database, job: Job) -> tuple[Any, ...]:
+    """All of the job's row; on PostgreSQL also which transaction wrote it, so that nothing can be written unseen."""
+    by = [literal_column("xmin::text")] if database.dialect == "postgresql" else []
+
+    def reading(connection: Connection) -> tuple[Any, ...]:
+        return tuple(connection.execute(select(jobs, *by).where(jobs.c.id == job.id)).one())
+
+    return await database.read(reading)
+
+
+async def column(database: Database, job: Job, name: str) -> Any:
+    """One column of the job's row, also one that no client sees."""
+    return await database.read(
+        lambda c: c.execute(select(jobs.c[name]).where(jobs.c.id == job.id)).scalar_one()
+    )
+
+
+async def sql(database: Database, statement: str, **values: Any) -> None:
+    """Write behind the services' back."""
+    await database.write(lambda c: c.execute(text(statement), values))
+
+
+async def until(condition: Callable[[], Awaitable[T]], seconds: float = 10) -> T:
+    """What the condition answers, as soon as that is true. Raises TimeoutError."""
+    with anyio.fail_after(seconds):
+        while not (found := await condition()):
+            await anyio.sleep(0.005)
+    return found
+
+
+def beside(url: str, database: str = "postgres") -> str:
+    """The URL of another database on the same PostgreSQL, as asyncpg takes it."""
+    return urlsplit(plain_url(url))._replace(path=f"/{database}").geturl()

@@ -1,0 +1,421 @@
+"""A small synchronous client for Holdfast's REST interface (CONTRACT section 4).
+
+    from holdfast import Client
+
+    with Client() as client:
+        job = client.enqueue("report", {"month": "2026-02"})
+        snapshot = client.pause("drain", "Rolling API migration")
+
+It sends what it is given and leaves the rules to the server, so that each rule stands in one place;
+answers are read into the same models that the server writes them from.
+"""
+
+import json
+import os
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx2
+from pydantic import ValidationError
+
+from holdfast_core import __version__
+from holdfast_core.errors import JobNotFound
+from holdfast_core.schemas import (
+    Answer,
+    ClaimAnswer,
+    ControlEventPage,
+    EventOutcome,
+    HeartbeatAnswer,
+    Job,
+    JobPage,
+    PresenceAnswer,
+    Snapshot,
+    WaitFor,
+    WaitSnapshot,
+    WorkerList,
+)
+from holdfast_core.states import JobPhase, JobStatus, PauseMode
+from holdfast_worker.failures import ServerUnreachable, UnexpectedAnswer, failure_of
+
+__all__ = ["DEFAULT_URL", "Client"]
+
+DEFAULT_URL: Final = "http://127.0.0.1:8790"
+#: How long a connection may take to come about.
+CONNECT_SECONDS: Final = 5.0
+#: How long an answer may take, beyond what the request itself asks to wait. The server gives a toggle
+#: five seconds at the door before it answers 503, so this must stay above that.
+ANSWER_SECONDS: Final = 15.0
+#: Idle connections are dropped before the server (after 30 s) drops them under a request of ours.
+_KEEPALIVE_SECONDS: Final = 10.0
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_JOB_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+_A = TypeVar("_A", bound=Answer)
+
+
+class Client:
+    """Speaks to one server. Belongs to one thread at a time; `with` or `close()` ends it.
+
+    `url` falls back to HOLDFAST_URL and then to http://127.0.0.1:8790, `token` to HOLDFAST_TOKEN ("" sends
+    none). Every call raises a HoldfastError: the server's own refusal (`.code`, `.detail`, `.system`, `.errors`),
+    ServerUnreachable, or UnexpectedAnswer. ValueError at the making where url or token cannot be used.
+    """
+
+    #: The body of the latest answer as it came: it may hold fields that are newer than this client.
+    last_answer: bytes = b""
+
+    def __init__(self, url: str | None = None, *, token: str | None = None) -> None:
+        base = (url or os.environ.get("HOLDFAST_URL") or DEFAULT_URL).strip().rstrip("/")
+        host, self.url = _checked(base)
+        token = (os.environ.get("HOLDFAST_TOKEN", "") if token is None else token).strip()
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError("the token holds characters that no token has")
+        plain = host in _LOOPBACK and self.url.startswith("http:")
+        headers = {"Accept": "application/json", "User-Agent": f"holdfast/{__version__}"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx2.Client(
+            base_url=base,
+            headers=headers,
+            # A proxy from the environment is for the world outside, never for this very host.
+            trust_env=host not in _LOOPBACK,
+            # Reading the system's certificates takes longer than all else here; without TLS none are needed.
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else True,
+            limits=httpx2.Limits(max_connections=4, keepalive_expiry=_KEEPALIVE_SECONDS),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connections. May be called twice."""
+        self._http.close()
+
+    # The pause
+
+    def status(self) -> Snapshot:
+        """The pause, the drain metrics, the workers and the newest audit events."""
+        return self._get(Snapshot, "/api/system/worker-pause")
+
+    def pause(self, mode: PauseMode | str, reason: str, *, expected_version: int | None = None) -> Snapshot:
+        """Pause all claims. Once this returns, no claim commits until a resume.
+
+        Raises VersionConflict where `expected_version` is not the current one, and PauseNotConfirmed
+        where nothing is promised: read the status, or ask again.
+        """
+        return self._post(
+            Snapshot,
+            "/api/system/worker-pause",
+            {"action": "pause", "mode": str(mode), "reason": reason, "expectedVersion": expected_version},
+        )
+
+    def resume(self, reason: str, *, force: bool = False, expected_version: int | None = None) -> Snapshot:
+        """Let claims go on. `warning` says what was still running where the drain had not ended.
+
+        Raises NotPaused, VersionConflict, and ResumeNotDrained where the server wants `force` for it.
+        """
+        return self._post(
+            Snapshot,
+            "/api/system/worker-pause",
+            {
+                "action": "resume",
+                "reason": reason,
+                "forceResume": force or None,
+                "expectedVersion": expected_version,
+            },
+        )
+
+    def wait(
+        self, until: WaitFor, *, since_version: int | None = None, timeout_seconds: float = 25.0
+    ) -> WaitSnapshot:
+        """One bounded wait (at most 60 s); `reached` says whether it came. To be called again."""
+        query = {"for": until, "sinceVersion": since_version, "timeoutSeconds": timeout_seconds}
+        return self._get(WaitSnapshot, "/api/system/worker-pause/wait", query, waits=timeout_seconds)
+
+    def history(
+        self,
+        *,
+        limit: int | None = None,
+        before: UUID | None = None,
+        outcome: EventOutcome | None = None,
+    ) -> ControlEventPage:
+        """The audit log, newest first."""
+        query = {"limit": limit, "before": before, "outcome": outcome}
+        return self._get(ControlEventPage, "/api/system/control-events", query)
+
+    def workers(self) -> WorkerList:
+        """Every worker that the server knows."""
+        return self._get(WorkerList, "/api/system/workers")
+
+    # Jobs, as producers and operators see them
+
+    def enqueue(
+        self,
+        job_type: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        priority: int | None = None,
+        max_attempts: int | None = None,
+        required_capabilities: Sequence[str] = (),
+        run_at: datetime | str | None = None,
+    ) -> Job:
+        """Put a job into the queue, also while paused. What is left out takes the server's default."""
+        return self._post(
+            Job,
+            "/api/queue/jobs",
+            {
+                "type": job_type,
+                "payload": None if payload is None else dict(payload),
+                "priority": priority,
+                "maxAttempts": max_attempts,
+                "requiredCapabilities": list(required_capabilities) or None,
+                "runAt": run_at.isoformat() if isinstance(run_at, datetime) else run_at,
+            },
+        )
+
+    def jobs(
+        self,
+        *,
+        status: JobStatus | str | None = None,
+        job_type: str | None = None,
+        claimed_by: str | None = None,
+        q: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """A page of jobs, newest first; `next_cursor` goes into `cursor` for the next."""
+        query = {
+            "status": status,
+            "type": job_type,
+            "claimedBy": claimed_by,
+            "q": q,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        return self._get(JobPage, "/api/queue/jobs", query)
+
+    def job(self, job_id: UUID | str) -> Job:
+        """One job. Raises JobNotFound."""
+        return self._get(Job, _path(job_id))
+
+    def cancel(self, job_id: UUID | str, reason: str | None = None) -> Job:
+        """Cancel: at once if queued or stale, else the holder learns of it by its next heartbeat."""
+        return self._post(Job, _path(job_id, "cancel"), {"reason": reason})
+
+    def requeue(self, job_id: UUID | str, reason: str) -> Job:
+        """Put a stale job back to its place, with one attempt used. Raises Conflict for a live lease."""
+        return self._post(Job, _path(job_id, "requeue"), {"reason": reason})
+
+    def retry(self, job_id: UUID | str, reason: str | None = None) -> Job:
+        """Run a failed, cancelled or dead-lettered job again, from attempt 1 and at its place."""
+        return self._post(Job, _path(job_id, "retry"), {"reason": reason})
+
+    # Jobs, as workers see them
+
+    def claim(
+        self,
+        worker_id: str,
+        lease_seconds: int,
+        *,
+        allowed_types: Sequence[str] | None = None,
+        worker_capabilities: Sequence[str] = (),
+        wait_seconds: float = 0.0,
+        observed_version: int | None = None,
+    ) -> ClaimAnswer:
+        """Ask for one job. A null job with `system.workers_paused` is the pause, and no error."""
+        return self._post(
+            ClaimAnswer,
+            "/api/queue/jobs/claim",
+            {
+                "workerId": worker_id,
+                "leaseSeconds": lease_seconds,
+                "allowedTypes": None if allowed_types is None else list(allowed_types),
+                "workerCapabilities": list(worker_capabilities) or None,
+                "waitSeconds": wait_seconds or None,
+                "observedVersion": observed_version,
+            },
+            waits=wait_seconds,
+        )
+
+    def heartbeat(
+        self,
+        job_id: UUID | str,
+        worker_id: str,
+        lease_seconds: int,
+        *,
+        lease_token: str | None = None,
+        observed_version: int | None = None,
+        phase: JobPhase | str | None = None,
+        checkpoint: str | None = None,
+        progress: Mapping[str, Any] | None = None,
+    ) -> HeartbeatAnswer:
+        """Move the lease. Raises LeaseLost where the claim is over: stop working on the job."""
+        return self._post(
+            HeartbeatAnswer,
+            _path(job_id, "heartbeat"),
+            {
+                "workerId": worker_id,
+                "leaseSeconds": lease_seconds,
+                "leaseToken": lease_token,
+                "observedVersion": observed_version,
+                "phase": phase,
+                "checkpoint": checkpoint,
+                "progress": None if progress is None else dict(progress),
+                "compact": True,
+            },
+        )
+
+    def complete(
+        self,
+        job_id: UUID | str,
+        worker_id: str,
+        result_summary: str | None = None,
+        *,
+        lease_token: str | None = None,
+    ) -> Job:
+        """The job succeeded. Repeated by the claim that said so before, it changes nothing."""
+        body = {"workerId": worker_id, "resultSummary": result_summary, "leaseToken": lease_token}
+        return self._post(Job, _path(job_id, "complete"), body)
+
+    def fail(
+        self,
+        job_id: UUID | str,
+        worker_id: str,
+        error_message: str,
+        *,
+        retryable: bool = False,
+        lease_token: str | None = None,
+    ) -> Job:
+        """The job failed; with `retryable` it comes back after a back-off while attempts are left."""
+        body = {
+            "workerId": worker_id,
+            "errorMessage": error_message,
+            "retryable": retryable,
+            "leaseToken": lease_token,
+        }
+        return self._post(Job, _path(job_id, "fail"), body)
+
+    def release(
+        self, job_id: UUID | str, worker_id: str, lease_token: str, *, reason: str | None = None
+    ) -> Job:
+        """Give a claimed job back to its place; no attempt is used."""
+        body = {"workerId": worker_id, "leaseToken": lease_token, "reason": reason}
+        return self._post(Job, _path(job_id, "release"), body)
+
+    def cancel_ack(
+        self,
+        job_id: UUID | str,
+        worker_id: str,
+        message: str | None = None,
+        *,
+        lease_token: str | None = None,
+    ) -> Job:
+        """Say that a job whose cancellation was asked for has been stopped."""
+        body = {"workerId": worker_id, "message": message, "leaseToken": lease_token}
+        return self._post(Job, _path(job_id, "cancel/ack"), body)
+
+    def presence(
+        self, worker_id: str, *, auto_enabled: bool = True, observed_version: int | None = None
+    ) -> PresenceAnswer:
+        """An idle or locally paused worker says that it is there."""
+        body = {"workerId": worker_id, "autoEnabled": auto_enabled, "observedVersion": observed_version}
+        return self._post(PresenceAnswer, "/api/queue/workers/heartbeat", body)
+
+    # The wire
+
+    def _get(
+        self, model: type[_A], path: str, query: Mapping[str, object] | None = None, *, waits: float = 0.0
+    ) -> _A:
+        params = {name: str(value) for name, value in (query or {}).items() if value is not None}
+        return self._call(model, "GET", path, params=params, waits=waits)
+
+    def _post(self, model: type[_A], path: str, body: Mapping[str, object], *, waits: float = 0.0) -> _A:
+        # Written with \u escapes, so that text which is not valid Unicode reaches the server's judgement.
+        content = json.dumps({k: v for k, v in body.items() if v is not None}, allow_nan=False).encode()
+        return self._call(model, "POST", path, content=content, waits=waits)
+
+    def _call(
+        self,
+        model: type[_A],
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        content: bytes | None = None,
+        waits: float,
+    ) -> _A:
+        self.last_answer = b""
+        try:
+            response = self._http.request(
+                method,
+                path,
+                params=params,
+                content=content,
+                headers={"Content-Type": "application/json"} if content is not None else None,
+                timeout=httpx2.Timeout(ANSWER_SECONDS + waits, connect=CONNECT_SECONDS),
+            )
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            raise ServerUnreachable(
+                f"No Holdfast server answers at {self.url} ({_cause(error)}).", sent=False
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise ServerUnreachable(
+                f"{self.url} took the request but has not answered within {ANSWER_SECONDS + waits:g} s.",
+                sent=True,
+            ) from error
+        except httpx2.TransportError as error:
+            raise ServerUnreachable(
+                f"The connection to {self.url} broke before the answer came ({_cause(error)}).", sent=True
+            ) from error
+        except (httpx2.DecodingError, httpx2.InvalidURL) as error:
+            raise UnexpectedAnswer(f"{self.url} answers with what cannot be read: {error}") from error
+        self.last_answer = response.content
+        if not response.is_success:
+            raise failure_of(self.url, response.status_code, response.headers, response.content)
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise UnexpectedAnswer(
+                f"{self.url} answers {method} {path} with something else than a {model.__name__}:"
+                " no Holdfast server, or one of another age."
+            ) from error
+
+
+def _checked(base: str) -> tuple[str, str]:
+    """The host of an address, and the address as it may be shown: without a password."""
+    try:
+        if not base.isprintable() or " " in base:
+            raise ValueError("it holds blanks or control characters")
+        parts = urlsplit(base)
+        host, port = parts.hostname, parts.port
+        httpx2.URL(base)
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise ValueError(f"{base!r} is not an address: {error}") from None
+    if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment:
+        raise ValueError(f"{base!r} is not an address like {DEFAULT_URL} or https://holdfast.example.com")
+    shown = f"[{host}]" if ":" in host else host
+    return host, f"{parts.scheme}://{shown}{'' if port is None else f':{port}'}{parts.path}"
+
+
+def _path(job_id: UUID | str, verb: str = "") -> str:
+    # An id is put into a path, so what could lead elsewhere ("..", "a/b", "") is not sent at all.
+    if not _JOB_ID.fullmatch(str(job_id)):
+        raise JobNotFound(f"No job has the id {str(job_id)[:64]!r}.")
+    return f"/api/queue/jobs/{job_id}" + (f"/{verb}" if verb else "")
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system said, without its number."""
+    text = str(error) or type(error).__name__
+    return re.sub(r"^\[[^\]]*\] ", "", text).rstrip(".").lower()

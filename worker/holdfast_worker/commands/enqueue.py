@@ -1,0 +1,79 @@
+"""`holdfast enqueue`: put one job into the queue."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import click
+
+from holdfast_worker.terminal.options import as_json, connected, server
+from holdfast_worker.terminal.output import say, write_json
+from holdfast_worker.terminal.text import escaped
+
+__all__ = ["enqueue"]
+
+
+@click.command()
+@click.option("--type", "job_type", required=True, help="What kind of job it is; workers choose by it.")
+@click.option(
+    "--payload", metavar="JSON|@FILE|-", help="A JSON object: as it stands, from a file, or (-) from stdin."
+)
+@click.option("--priority", type=int, help="-1000 to 1000, highest first; by default 0.")
+@click.option("--max-attempts", type=int, help="1 to 100; by default 3.")
+@click.option("--requires", "capabilities", multiple=True, metavar="CAPABILITY", help="May be repeated.")
+@click.option("--run-at", metavar="TIME", help="Not before this time, like 2026-02-20T01:55:00Z.")
+@server
+@as_json
+def enqueue(
+    job_type: str,
+    payload: str | None,
+    priority: int | None,
+    max_attempts: int | None,
+    capabilities: tuple[str, ...],
+    run_at: str | None,
+    url: str | None,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """Put a job into the queue, also while paused. Its id goes to stdout."""
+    content = None if payload is None else _read_object(payload)
+    with connected(url, token) as client:
+        job = client.enqueue(
+            job_type,
+            content,
+            priority=priority,
+            max_attempts=max_attempts,
+            required_capabilities=capabilities,
+            run_at=run_at,
+        )
+        say(f"Enqueued a job of type {job.type}.")
+        if as_json:
+            write_json(client.last_answer)
+        else:
+            click.echo(escaped(job.id))
+
+
+def _read_object(source: str) -> dict[str, Any]:
+    """The payload, or a usage error that says what is wrong with it."""
+    text = source
+    if source == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    elif source.startswith("@"):
+        try:
+            text = Path(source[1:]).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(
+                f"{source[1:]!r} cannot be read: {error}", param_hint="--payload"
+            ) from None
+    try:
+        value: object = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"is not JSON: {error}", param_hint="--payload") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter('is JSON, but not an object like {"month": 2}', param_hint="--payload")
+    return cast("dict[str, Any]", value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,81 @@
+"""`holdfast pause`: stop all claims, and wait for the drain if asked to."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from holdfast_worker.terminal.exits import Exit, stop
+from holdfast_worker.terminal.options import DURATION, as_json, connected, server
+from holdfast_worker.terminal.output import say, write_facts, write_json
+
+if TYPE_CHECKING:
+    from holdfast_worker.terminal.waiting import Goal
+
+__all__ = ["pause"]
+
+
+@click.command()
+@click.option(
+    "--mode",
+    type=click.Choice(["drain", "quiesce"]),
+    required=True,
+    help="drain: running jobs finish. quiesce: they park at their next checkpoint.",
+)
+@click.option("--reason", required=True, help="Why; it goes into the audit log and the banner.")
+@click.option(
+    "--expected-version", type=click.IntRange(min=1), help="Refused (3) unless the pause is at this version."
+)
+@click.option("--wait", is_flag=True, help="Wait until drained, or in quiesce until all that runs is parked.")
+@click.option("--timeout", type=DURATION, help="How long to wait at most, like 90s, 30m, 2h; by default 30m.")
+@server
+@as_json
+def pause(
+    mode: str,
+    reason: str,
+    expected_version: int | None,
+    wait: bool,
+    timeout: float | None,
+    url: str | None,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """Pause all workers: no new claims, anywhere.
+
+    Running jobs finish (drain) or park (quiesce); nothing is deleted, nothing is cancelled.
+
+    With --wait the verb ends with 0 once it is safe to upgrade, with 4 when time is up, with 5 when
+    nothing runs any more but stale jobs remain, and with 8 when somebody else resumed or changed the
+    pause meanwhile. The pause stays in all of these cases.
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout belongs to --wait")
+    with connected(url, token) as client:
+        from holdfast_worker.terminal.views import snapshot_facts
+
+        snapshot = client.pause(mode, reason, expected_version=expected_version)
+        body = client.last_answer
+        latest = snapshot.audit.latest[:1]
+        again = any(event.outcome == "unchanged" for event in latest)
+        said = "Paused already, just so" if again else "Paused: no claim is handed out until a resume"
+        say(f"{said} (version {snapshot.system.version}).")
+        code, message = Exit.DONE, ""
+        if wait:
+            from holdfast_worker.terminal.waiting import wait_until
+
+            goal: Goal = "parked" if mode == "quiesce" else "drained"
+            try:
+                outcome = wait_until(
+                    client, goal, timeout_seconds=1_800.0 if timeout is None else timeout, pinned=snapshot
+                )
+            except KeyboardInterrupt:
+                say("Stopped waiting; the pause stays. `holdfast resume --reason …` ends it.")
+                raise
+            code, message, body, snapshot = outcome.exit, outcome.message, outcome.body, outcome.snapshot
+        if as_json:
+            write_json(body)
+        else:
+            write_facts(snapshot_facts(snapshot))
+        if code is not Exit.DONE:
+            stop(code, message)
+        if snapshot.metrics.safe_to_upgrade:
+            say("Safe to upgrade.")
