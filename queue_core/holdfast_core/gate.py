@@ -72,8 +72,9 @@ log = structlog.get_logger(__name__)
 
 #: How long one attempt to close the door waits before the sessions that hold it are ended.
 DOOR_WAIT_SECONDS: Final = 1
-#: Attempts; with the wait above the bound of CONTRACT section 3 (5 s).
-DOOR_TRIES: Final = 4
+#: Attempts. With the 2 s that a toggle waits for the row of the pause before, this is the 5 s within which a
+#: toggle is made or answered "not confirmed" (CONTRACT section 3).
+DOOR_TRIES: Final = 3
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 

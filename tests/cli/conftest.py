@@ -60,7 +60,7 @@ def stand_in() -> Generator[StandIn]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            seen.append({name.lower(): value for name, value in self.headers.items()})
+            seen.append({name.lower(): value for name, value in self.headers.items()} | {":path": self.path})
             self.rfile.read(int(self.headers.get("content-length") or 0))
             status, body, headers = says[-1]
             self.send_response(status)

@@ -224,7 +224,7 @@ class Answering(Protocol):
 
 @dataclass
 class StandIn:
-    """Something that speaks HTTP at `url` and is no Holdfast server. `seen` are the requests' headers."""
+    """Something that speaks HTTP at `url` and is no Holdfast server. `seen` are the requests' headers and `:path`."""
 
     url: str
     answer: Answering

@@ -1,7 +1,6 @@
 """What goes wrong between the command line and a server: one line, the right exit code, never a traceback."""
 
 import json
-import signal
 import socket
 from collections.abc import Callable, Generator
 
@@ -54,7 +53,8 @@ def test_a_server_that_stays_away_ends_a_wait_with_6(cli_for: Callable[[str], Cl
         cli = cli_for(server.url)
         assert cli("pause", "--mode", "drain", "--reason", "x").code == 0
         waiting = cli.start("wait", "--for", "running", "--timeout", "8s", "--json")
-        server.process.send_signal(signal.SIGTERM)
+        waiting.said("Waiting for a resume")
+        server.stop()
         done = waiting.ended()
     assert done.code == 6
     assert done.out == ""

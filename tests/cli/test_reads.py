@@ -139,7 +139,7 @@ def test_control_characters_are_shown_escaped_in_a_pipe(cli: Cli, bench: Bench) 
 
 
 def test_text_that_the_encoding_lacks_is_escaped_and_no_traceback(cli: Cli, bench: Bench) -> None:
-    bench.client.pause("drain", "für täglich →")
-    done = cli("status", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    bench.client.pause("drain", "a → b")
+    done = cli("status", PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
     assert done.code == 0
-    assert "f\\xfcr t\\xe4glich \\u2192" in done.out
+    assert "a \\u2192 b" in done.out

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.anyio
 class Door:
     """The way of a claim's write, held shut from outside until it is opened."""
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record] | None", lock: FileLock | None) -> None:
+    def __init__(
+        self, connection: "asyncpg.Connection[asyncpg.Record] | None", lock: FileLock | None
+    ) -> None:
         self._connection = connection
         self._lock = lock
 
@@ -100,7 +102,9 @@ async def test_a_claim_cancelled_as_it_takes_a_job_gives_it_back_and_uses_no_att
         assert [(await claimed(services)).id for _ in range(2)] == [first.id, second.id]
 
 
-async def test_the_job_that_a_cancelled_claim_gives_back_goes_to_the_next_who_waits(database_url: str) -> None:
+async def test_the_job_that_a_cancelled_claim_gives_back_goes_to_the_next_who_waits(
+    database_url: str,
+) -> None:
     got: list[Job | None] = []
     async with core(database_url) as (services, database):
 

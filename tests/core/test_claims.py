@@ -28,7 +28,9 @@ async def test_jobs_come_by_priority_then_age_then_id(database_url: str) -> None
                 )
             )
         wanted = sorted(made, key=lambda job: (-job.priority, moments[job.id], job.id))
-        assert len({(job.priority, moments[job.id]) for job in made}) < len(made), "no tie for the id to decide"
+        assert len({(job.priority, moments[job.id]) for job in made}) < len(made), (
+            "no tie for the id to decide"
+        )
         assert wanted != sorted(made, key=lambda job: job.id)
         got = [await claimed(services) for _ in made]
         assert [job.id for job in got] == [job.id for job in wanted]

@@ -10,7 +10,19 @@ from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.errors import InvalidRequest, JobNotOwned, LeaseLost
 from holdfast_core.schemas import JobQuery, parse_query
 from holdfast_core.states import JobStatus
-from support.core import cancel, cancel_ack, claimed, column, complete, enqueue, fail, get, heartbeat, release, row
+from support.core import (
+    cancel,
+    cancel_ack,
+    claimed,
+    column,
+    complete,
+    enqueue,
+    fail,
+    get,
+    heartbeat,
+    release,
+    row,
+)
 from support.stores import core
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +49,10 @@ async def test_the_database_keeps_only_a_hash_of_the_token(database_url: str) ->
         await enqueue(services)
         job = await claimed(services)
         assert job.lease_token is not None
-        assert await column(database, job, "claim_token_hash") == hashlib.sha256(job.lease_token.encode()).hexdigest()
+        assert (
+            await column(database, job, "claim_token_hash")
+            == hashlib.sha256(job.lease_token.encode()).hexdigest()
+        )
         await heartbeat(services, job)
         assert job.lease_token not in str(await row(database, job))
         if database.dialect == "sqlite":
@@ -47,7 +62,11 @@ async def test_the_database_keeps_only_a_hash_of_the_token(database_url: str) ->
             assert not any(job.lease_token.encode() in path.read_bytes() for path in files)
         else:
             tables = await database.read(
-                lambda c: c.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
+                lambda c: (
+                    c.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+                    .scalars()
+                    .all()
+                )
             )
             assert "agent_jobs" in tables
             for table in tables:

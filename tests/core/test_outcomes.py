@@ -80,7 +80,7 @@ async def test_an_outcome_repeated_by_its_claim_answers_the_same_and_writes_noth
         before = await row(database, job)
         repeats = [job.lease_token] if verb is release else [job.lease_token, None]
         for token in repeats:
-            for again in (said, {name: "something else" for name in said}):
+            for again in (said, dict.fromkeys(said, "something else")):
                 answer = await verb(services, job, leaseToken=token, **again)
                 assert answer == first
                 assert answer.status is status

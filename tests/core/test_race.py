@@ -195,9 +195,10 @@ async def test_a_claimer_that_stops_reading_its_answer_delays_a_pause_by_no_more
 
         tasks.start_soon(claim_without_reading)
         with anyio.fail_after(10):
-            while await watching.fetchval(
-                "SELECT wait_event FROM pg_stat_activity WHERE pid = $1", pid
-            ) != "ClientWrite":
+            while (
+                await watching.fetchval("SELECT wait_event FROM pg_stat_activity WHERE pid = $1", pid)
+                != "ClientWrite"
+            ):
                 await anyio.sleep(0.01)
         begun = time.monotonic()
         snapshot = await toggle(services, "pause")
@@ -250,6 +251,22 @@ async def test_a_claimer_stopped_in_mid_claim_delays_a_pause_by_no_more_than_3_s
             snapshot = await toggle(services, "pause")
             assert time.monotonic() - begun < 3
             assert snapshot.system.workers_paused
+
+
+async def test_a_toggle_that_cannot_have_the_row_is_not_confirmed_within_5_seconds_and_writes_nothing(
+    postgres_database_url: str,
+) -> None:
+    async with core(postgres_database_url) as (services, _):
+        holding = await asyncpg.connect(plain_url(postgres_database_url))
+        await holding.execute("BEGIN; SELECT 1 FROM system_worker_pause_state FOR UPDATE")
+        begun = time.monotonic()
+        with pytest.raises(PauseNotConfirmed, match="Nothing is promised"):
+            await toggle(services, "pause")
+        assert time.monotonic() - begun < 5
+        await holding.close()
+        snapshot = await toggle(services, "pause")
+        assert snapshot.system.version == 2
+        assert len(snapshot.audit.latest) == 1
 
 
 async def test_on_sqlite_a_process_stopped_in_its_turn_is_named_within_3_seconds_and_nothing_is_promised(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 from mcp import Client
 
 from holdfast_core.callers import LOCAL_OPERATOR
@@ -263,18 +264,19 @@ async def test_refusals_begin_with_their_code_and_say_what_to_do(agents: Any, da
         assert forced["system"]["version"] == 4
 
 
-async def test_a_bug_is_told_without_its_words_and_logged_with_them(
-    caplog: pytest.LogCaptureFixture, sqlite_url: str
-) -> None:
+async def test_a_bug_is_told_without_its_words_and_logged_with_them(sqlite_url: str) -> None:
     def broken() -> Services:
         raise RuntimeError("secret words")
 
     server = build_mcp_server(broken, load_settings(database_url=sqlite_url))
     async with Client(server) as client:
-        result = await client.call_tool("queue.list", {})
+        with structlog.testing.capture_logs() as logged:
+            result = await client.call_tool("queue.list", {})
     assert result.is_error
     (content,) = result.content
     text: str = getattr(content, "text", "")
     assert text.startswith("[internal_error] ")
     assert "secret" not in text
     assert "RuntimeError" not in text
+    (event,) = logged
+    assert (event["event"], event["tool"], event["exc_info"]) == ("mcp_tool_crashed", "queue.list", True)

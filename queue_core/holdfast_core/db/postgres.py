@@ -80,7 +80,8 @@ class PostgresDatabase:
                 2,
                 {
                     "statement_timeout": "10s",
-                    "idle_in_transaction_session_timeout": "2s",
+                    "idle_in_transaction_session_timeout": "1500ms",
+                    "lock_timeout": "2s",
                     **_patience("10s", version),
                 },
             ),

@@ -197,7 +197,8 @@ def _field_errors(error: ValidationError, *, whole: str) -> list[FieldError]:
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         field = ""
         for part in item["loc"]:
-            field += f"[{part}]" if isinstance(part, int) else (f".{part}" if field else str(part))
+            shown = f"[{part}]" if isinstance(part, int) else _shown(part)
+            field += f".{shown}" if field and isinstance(part, str) else shown
         message = item["msg"].removeprefix("Value error, ")
         match item["type"]:
             case "missing":
@@ -226,9 +227,11 @@ def parse_request(model: type[_R], raw: bytes | str | Mapping[str, Any]) -> tupl
     if not isinstance(raw, bytes | str):
         try:
             raw = json.dumps(raw, ensure_ascii=False, allow_nan=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidRequest.of(
-                FieldError("arguments", "cannot be written as JSON (a number out of range?)")
+                FieldError(
+                    "arguments", "cannot be written as JSON: a number is out of range, or it nests too deep"
+                )
             ) from None
     refused: list[FieldError] = []
     ignored: list[str] = []

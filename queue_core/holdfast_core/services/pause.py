@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 CONTROL: Final = "worker_pause"
 #: The poll behind the announcements while somebody waits for a drain, in seconds.
 WAIT_POLL: Final = 1.0
+#: A drain that stands still is told of this often, in seconds: clients give up on a silent call.
+WAIT_TELL: Final = 5.0
 #: The least time between two looks, so that a burst of outcomes costs no more.
 WAIT_REST: Final = 0.05
 
@@ -273,11 +275,13 @@ class PauseService:
         """Wait until drained, parked, running, or past a version, at most `timeout_seconds`.
 
         `drained` and `parked` are about a pause: where there is none, or it ends meanwhile, the answer is
-        `reached: false` at once. `progress` is told of each change of what runs.
+        `reached: false` at once. `progress` is told of each change of what runs, and of a drain that
+        stands still now and then.
         """
         deadline = self._clock.monotonic() + query.timeout_seconds
         since = query.since_version
         told: InFlight | None = None
+        told_at = 0.0
         with self._bus.hub.subscribe("system", "running") as changes:
             while True:
                 system, counts = await self._snapshots.in_flight()
@@ -292,8 +296,10 @@ class PauseService:
                         query, snapshot.system, metrics.safe_to_upgrade, metrics.is_parked, since
                     )
                     return WaitSnapshot(**dict(snapshot), reached=bool(reached))
-                if progress is not None and counts != told:
-                    told = counts
+                if progress is not None and (
+                    counts != told or self._clock.monotonic() - told_at >= WAIT_TELL
+                ):
+                    told, told_at = counts, self._clock.monotonic()
                     await progress(await self._snapshots.take())
                 await changes.wait(min(left, WAIT_POLL))
                 await sleep(min(left, WAIT_REST))

@@ -45,7 +45,7 @@ __all__ = ["demo"]
 @click.option("--keep", is_flag=True, help="Leave the server up at the end, until Ctrl-C.")
 @as_json
 def demo(source: Path | None, limit: int, workers: int, pace: float, keep: bool, as_json: bool) -> None:
-    """Pause real work in the middle, see it drain, and check that nothing was lost.
+    """Try it: pause real work on this machine, and see it drain.
 
     Starts a server on an empty database in a temporary folder, enqueues one job for each Python file
     (compile it, hash it), runs workers, pauses them when a third is done, waits until it is safe to

@@ -74,7 +74,9 @@ def running_demo(plan: Plan) -> Iterator["Demo"]:
 
     SIGTERM and SIGHUP are taken as Ctrl-C; at the clean-up all three are ignored, which takes seconds at most.
     """
-    ends = [s for name in ("SIGINT", "SIGTERM", "SIGHUP") if (s := getattr(signal, name, None)) is not None]
+    known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    # What is ignored already stays so: `nohup` means it.
+    ends = [end for end in known if end is not None and signal.getsignal(end) != signal.SIG_IGN]
     before = {end: signal.signal(end, _interrupt) for end in ends}
     try:
         with ExitStack() as stack:
@@ -233,7 +235,7 @@ class Demo:
         with DrainView("drained") as view:
             held = [0]
             answer: Snapshot = client.status()
-            for _ in self._ticks(lambda: held[0]):
+            for _ in self._ticks(lambda: held[0], every=0.0):
                 metrics = answer.metrics
                 held[0] = metrics.running + metrics.stale_running
                 # A count of before the pause would look as if the queue had moved.
@@ -243,7 +245,7 @@ class Demo:
                     return answer
                 if metrics.stale_running and not metrics.running:
                     self._put_back_stale(client)
-                answer = client.wait("drained", timeout_seconds=0.3)
+                answer = client.wait("drained", timeout_seconds=_TICK_SECONDS)
         raise AssertionError("the ticks end by raising")
 
     def _put_back_stale(self, client: Client) -> None:
@@ -307,7 +309,7 @@ class Demo:
             if cursor is None:
                 return found
 
-    def _ticks(self, measure: Callable[[], int]) -> Iterator[None]:
+    def _ticks(self, measure: Callable[[], int], *, every: float = _TICK_SECONDS) -> Iterator[None]:
         """Come back again and again while the measure changes at least once in STALL_SECONDS."""
         latest, since = measure(), time.monotonic()
         while True:
@@ -319,7 +321,7 @@ class Demo:
                 latest, since = now, time.monotonic()
             elif time.monotonic() - since > STALL_SECONDS:
                 raise DemoFailed(f"Nothing has moved for {STALL_SECONDS:g} s.")
-            time.sleep(_TICK_SECONDS)
+            time.sleep(every)
 
     def _check_server(self) -> None:
         server = self._server

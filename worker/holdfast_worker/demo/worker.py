@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
@@ -31,6 +31,8 @@ __all__ = ["examine"]
 
 #: How long one claim waits for work. A worker that is told to end answers within this time.
 _CLAIM_WAIT_SECONDS: Final = 1.0
+#: A second apart; after that the server is taken for gone.
+_HAND_IN_ATTEMPTS: Final = 5
 
 
 def examine(root: Path, name: str) -> dict[str, Any]:
@@ -106,13 +108,27 @@ class _Worker:
                 # The pace makes the drain long enough to be watched; the work itself takes milliseconds.
                 pace = min(float(payload.get("paceSeconds", 0.0)), 60.0)
                 self._stop.wait(max(0.0, started + pace - time.monotonic()))
-            self._client.complete(job.id, self._id, json.dumps(result), lease_token=token)
+            summary = json.dumps(result)
+            self._hand_in(lambda: self._client.complete(job.id, self._id, summary, lease_token=token))
             self._tell("completed", jobId=str(job.id), sha256=result["sha256"])
         except (OSError, KeyError, ValueError, TypeError) as error:
-            self._client.fail(job.id, self._id, f"{type(error).__name__}: {error}", lease_token=token)
-            self._tell("failed", jobId=str(job.id), detail=str(error))
+            message = f"{type(error).__name__}: {error}"
+            self._hand_in(lambda: self._client.fail(job.id, self._id, message, lease_token=token))
+            self._tell("failed", jobId=str(job.id), detail=message)
         except Conflict as error:
             self._tell("lost", jobId=str(job.id), detail=str(error))
+
+    def _hand_in(self, outcome: Callable[[], Job]) -> None:
+        """Say it until it is answered: an outcome may be repeated by the claim that made it."""
+        for _ in range(_HAND_IN_ATTEMPTS - 1):
+            try:
+                outcome()
+            except Unavailable as error:
+                self._tell("unavailable", detail=str(error))
+                time.sleep(1.0)
+            else:
+                return
+        outcome()
 
     @contextmanager
     def _heartbeats(self, job_id: Any, token: str) -> Iterator[None]:

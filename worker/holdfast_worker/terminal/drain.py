@@ -4,7 +4,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from holdfast_worker.terminal.output import say
+from holdfast_worker.terminal.output import say, terminal
 
 if TYPE_CHECKING:
     from holdfast_core.schemas import Snapshot
@@ -24,7 +24,6 @@ class DrainView:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._bar = Progress(
@@ -32,7 +31,7 @@ class DrainView:
                 BarColumn(),
                 TextColumn("{task.fields[counts]}", markup=False),
                 TimeElapsedColumn(),
-                console=Console(stderr=True, highlight=False),
+                console=terminal(stderr=True),
             )
             self._bar.start()
             title = "Draining" if self._goal == "drained" else "Parking"

@@ -1,14 +1,18 @@
 """Writing answers to stdout: JSON as it came, tables and colour for people, plain text for pipes."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from holdfast_worker.terminal.text import escaped, json_for_terminal
 
-__all__ = ["COLOURS", "Cell", "say", "write_facts", "write_json", "write_table"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["COLOURS", "Cell", "say", "terminal", "write_facts", "write_json", "write_table"]
 
 #: A text, or a text with a colour for terminals.
 Cell = str | tuple[str, str]
@@ -34,6 +38,14 @@ def say(text: str) -> None:
     click.echo(escaped(text), err=True)
 
 
+def terminal(*, stderr: bool = False) -> "Console":
+    """The terminal for people; without colour and weight where NO_COLOR is set (https://no-color.org)."""
+    from rich.console import Console
+
+    plain = bool(os.environ.get("NO_COLOR"))
+    return Console(stderr=stderr, highlight=False, color_system=None if plain else "auto")
+
+
 def write_json(body: bytes) -> None:
     """An answer's body, unchanged in what it means; byte for byte unless stdout is a terminal."""
     if sys.stdout.isatty():
@@ -50,7 +62,6 @@ def write_facts(facts: Iterable[tuple[str, Cell]]) -> None:
         for name, value, _ in pairs:
             click.echo(f"{name + ':':<{width}}{value}".rstrip())
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -59,7 +70,7 @@ def write_facts(facts: Iterable[tuple[str, Cell]]) -> None:
     grid.add_column(overflow="fold")
     for name, value, style in pairs:
         grid.add_row(Text(name, "bold"), Text(value, style))
-    Console(highlight=False, soft_wrap=False).print(grid)
+    terminal().print(grid)
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -68,7 +79,6 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     if not sys.stdout.isatty():
         _write_columns([list(columns), *([value or "-" for value, _ in row] for row in cells)])
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -78,7 +88,7 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         table.add_column(column.capitalize().replace("_", " "), overflow="fold", no_wrap=number == 0)
     for row in cells:
         table.add_row(*(Text(value, style) for value, style in row))
-    Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _write_columns(lines: Sequence[Sequence[str]]) -> None:

@@ -106,25 +106,29 @@ class _Wait:
 
     def until_reached(self, since_version: int | None) -> Outcome:
         """Running, or a version above `since_version`: whatever changes meanwhile is no matter."""
-        while (answer := self._poll(_SILENT_POLL_SECONDS, since_version)) is not None:
+        seconds = 0.0
+        while (answer := self._poll(seconds, since_version)) is not None:
             if answer.reached:
                 return self.ended(Exit.DONE)
+            if not seconds:
+                until = "a resume" if since_version is None else f"a version above {since_version}"
+                say(f"Waiting for {until}; now it is version {answer.system.version}.")
+            seconds = _SILENT_POLL_SECONDS
         return self._timed_out()
 
     def _poll(self, seconds: float, since_version: int | None) -> "WaitSnapshot | None":
         """One answer of the server; None when time is up. The last poll is one that does not wait."""
-        from holdfast_core.errors import StoreUnavailable
-        from holdfast_worker.failures import ServerUnreachable
+        from holdfast_core.errors import Unavailable
 
         while True:
             left = self._deadline - time.monotonic()
             if left <= 0 and self._body and not self._told_away:
                 return None
             try:
-                answer = self._client.wait(
-                    self._goal, since_version=since_version, timeout_seconds=max(0.0, min(left, seconds))
-                )
-            except (ServerUnreachable, StoreUnavailable) as error:
+                # After an absence the first answer is asked for at once, to be able to say that it is over.
+                patience = 0.0 if self._told_away else max(0.0, min(left, seconds))
+                answer = self._client.wait(self._goal, since_version=since_version, timeout_seconds=patience)
+            except Unavailable as error:
                 if left <= 0:
                     raise
                 if not self._told_away:

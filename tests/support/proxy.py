@@ -1,0 +1,78 @@
+"""A way to PostgreSQL that can be cut: what a client sees when its network or its server is gone."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Self
+from urllib.parse import urlsplit
+
+from holdfast_core.db.postgres import plain_url
+
+__all__ = ["Proxy", "proxy"]
+
+
+class Proxy:
+    """Passes bytes on to the server of `url`, until it is cut."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(plain_url(url))
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._sessions: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """The database, by this way."""
+        user = self._parts.netloc.rpartition("@")[0]
+        return self._parts._replace(netloc=f"{user}@127.0.0.1:{self._port}").geturl()
+
+    async def restore(self) -> Self:
+        """Take connections, on the same port as before."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def cut(self) -> None:
+        """End all sessions and refuse new ones."""
+        assert self._server is not None
+        self._server.close()
+        for session in self._sessions:
+            session.cancel()
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = asyncio.current_task()
+        assert session is not None
+        self._sessions.add(session)
+        try:
+            there, back = await asyncio.open_connection(self._parts.hostname, self._parts.port or 5432)
+            try:
+                async with asyncio.TaskGroup() as ways:
+                    ways.create_task(_pass_on(reader, back))
+                    ways.create_task(_pass_on(there, writer))
+            finally:
+                back.transport.abort()
+        except asyncio.CancelledError:
+            pass  # cut: asyncio.Server asks for this task's result, and cancelled is not one
+        finally:
+            writer.transport.abort()
+            self._sessions.discard(session)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def proxy(url: str) -> AsyncGenerator[Proxy]:
+    """A way to the database at `url`, open until it is cut."""
+    way = await Proxy(url).restore()
+    try:
+        yield way
+    finally:
+        await way.cut()
