@@ -4,10 +4,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.db import Database
+from holdfast_core.db.tables import workers
 from holdfast_core.db.types import Now
 from holdfast_core.schemas import ClaimRequest, PresenceRequest, WorkerView, parse_request
 from holdfast_core.services import Services
@@ -33,20 +34,30 @@ async def states(services: Services) -> dict[str, WorkerState]:
     return {worker.id: worker.state for worker in (await fleet(services)).values()}
 
 
+async def silent_for(services: Services, database: Database, **seconds: float) -> None:
+    """Let these workers have said their last word so long ago."""
+    await services.presence.flush()
+    for worker, ago in seconds.items():
+        await database.write(
+            lambda c, worker=worker, ago=ago: c.execute(
+                update(workers).where(workers.c.id == worker).values(last_seen_at=Now(-ago))
+            )
+        )
+
+
 async def acknowledged(services: Services) -> tuple[int, int]:
     """How many are connected, and how many of them have reported the current version."""
     await services.presence.flush()
-    workers = (await services.pause.status(LOCAL_OPERATOR)).workers
-    return workers.connected, workers.acknowledged
+    found = (await services.pause.status(LOCAL_OPERATOR)).workers
+    return found.connected, found.acknowledged
 
 
 async def test_each_worker_is_in_the_most_telling_of_the_states(database_url: str) -> None:
-    clock = MovableClock()
-    async with core(database_url, clock=clock) as (services, database):
+    async with core(database_url) as (services, database):
         await present(services, "gone")
-        clock.ahead += 580
         await present(services, "missing")
-        clock.ahead += 31
+        await present(services, "late")
+        await silent_for(services, database, gone=610, missing=31, late=29)
         await present(services, "idle")
         await present(services, "paused", autoEnabled=False)
         for worker, phases in {
@@ -65,6 +76,7 @@ async def test_each_worker_is_in_the_most_telling_of_the_states(database_url: st
         assert await states(services) == {
             "gone": WorkerState.GONE,
             "missing": WorkerState.MISSING,
+            "late": WorkerState.IDLE,
             "idle": WorkerState.IDLE,
             "paused": WorkerState.PAUSED,
             "running": WorkerState.RUNNING,
@@ -114,19 +126,14 @@ async def test_an_outcome_does_not_change_the_transport_that_a_worker_is_shown_w
 
 async def test_a_worker_with_long_intervals_is_connected_for_three_of_them(database_url: str) -> None:
     clock = MovableClock()
-    async with core(database_url, clock=clock) as (services, _):
-        for _beat in range(3):
-            await present(services, "w")
-            clock.ahead += 1200
-        clock.ahead += 2300
-        await present(services, "another")
-        found = await states(services)
-        assert found["w"] is WorkerState.IDLE
-        # Only what is written goes by the fake clock on PostgreSQL: seen 3,500 s ago, and never again.
     async with core(database_url, clock=clock) as (services, database):
-        if database.dialect == "sqlite":
-            clock.ahead += 150
-            assert (await states(services))["w"] is WorkerState.GONE
+        for beat in range(3):
+            clock.ahead = beat * 1200
+            await present(services, "w")
+        await silent_for(services, database, w=3500)
+        assert await states(services) == {"w": WorkerState.IDLE}
+        await silent_for(services, database, w=3700)
+        assert await states(services) == {"w": WorkerState.GONE}
 
 
 async def test_a_worker_that_was_away_for_a_day_is_not_taken_for_one_that_speaks_once_a_day(
@@ -134,16 +141,12 @@ async def test_a_worker_that_was_away_for_a_day_is_not_taken_for_one_that_speaks
 ) -> None:
     """Away is no interval: else it would show as connected for days after it has died."""
     clock = MovableClock()
-    async with core(database_url, clock=clock) as (services, _):
-        for _beat in range(10):
+    async with core(database_url, clock=clock) as (services, database):
+        for after in [*[5] * 10, 86_400, *[5] * 3]:
+            clock.ahead += after
             await present(services, "w")
-            clock.ahead += 5
-        clock.ahead += 86_400
-        for _beat in range(3):
-            await present(services, "w")
-            clock.ahead += 5
-        clock.ahead += 900
-        assert (await states(services))["w"] is WorkerState.GONE
+        await silent_for(services, database, w=900)
+        assert await states(services) == {"w": WorkerState.GONE}
 
 
 @pytest.mark.requirement("SC-002")
@@ -234,8 +237,8 @@ async def test_on_sqlite_the_snapshot_names_them_by_the_time_of_the_change(sqlit
         clock.ahead += 5
         await present(services, "behind", observedVersion=1)
         await services.presence.flush()
-        workers = (await services.pause.status(LOCAL_OPERATOR)).workers
-        assert workers.unacknowledged == ["behind", "lost"]
+        found = (await services.pause.status(LOCAL_OPERATOR)).workers
+        assert found.unacknowledged == ["behind", "lost"]
         clock.ahead += 12
-        workers = (await services.pause.status(LOCAL_OPERATOR)).workers
-        assert (workers.connected, workers.unacknowledged) == (1, ["behind"])
+        found = (await services.pause.status(LOCAL_OPERATOR)).workers
+        assert (found.connected, found.unacknowledged) == (1, ["behind"])

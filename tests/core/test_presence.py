@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, literal_column, select, text
+from sqlalchemy import Connection, func, literal_column, select
 
 from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.db import Database
@@ -103,12 +103,13 @@ async def test_on_sqlite_presence_that_could_not_be_written_is_written_when_the_
 ) -> None:
     async with core(sqlite_url) as (services, database):
         await pause(services)
-        await database.write(lambda c: c.execute(text("PRAGMA query_only=ON")))
+        writer: Any = await database.write(lambda c: c.connection.driver_connection)
+        writer.execute("PRAGMA query_only=ON")
         await claim(services, "w-1")
         await present(services, "w-2")
         with pytest.raises(StoreUnavailable, match="read-only"):
             await services.presence.flush()
         assert await known(database) == 0
-        await database.write(lambda c: c.execute(text("PRAGMA query_only=OFF")))
+        writer.execute("PRAGMA query_only=OFF")
         await services.presence.flush()
         assert await known(database) == 2

@@ -339,8 +339,14 @@ async def open_socket(url: str, **settings: Any) -> AsyncGenerator[Socket]:
             timeout_graceful_shutdown=1,
         )
         server = ListeningServer(config)
+        ended = anyio.Event()
+
+        async def serve() -> None:
+            await server._serve()  # without its signal handlers, which are pytest's business
+            ended.set()
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server._serve)  # without its signal handlers, which are pytest's business
+            tasks.start_soon(serve)
             try:
                 with anyio.fail_after(PATIENCE):
                     await server.listening.wait()
@@ -351,6 +357,8 @@ async def open_socket(url: str, **settings: Any) -> AsyncGenerator[Socket]:
                     yield Socket(http, app, services, database, server.port)
             finally:
                 server.should_exit = True
+                with anyio.move_on_after(PATIENCE, shield=True):
+                    await ended.wait()
 
 
 async def dump(database: Database, *but: str) -> dict[str, list[tuple[Any, ...]]]:

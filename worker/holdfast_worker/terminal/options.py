@@ -18,8 +18,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?[smhd])+")
-_PART: Final = re.compile(r"([\d.]+)([smhd])")
+_DURATION: Final = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,6})?[smhd])+")
+_PART: Final = re.compile(r"([0-9.]+)([smhd])")
 _LONGEST_SECONDS: Final = 366 * 86_400.0
 
 

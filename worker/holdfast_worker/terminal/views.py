@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENT_COLUMNS", "JOB_COLUMNS", "event_row", "headline", "job_facts", "job_row", "snapshot_facts"]
 
-JOB_COLUMNS = ("ID", "TYPE", "STATUS", "ATTEMPT", "CLAIMED_BY", "PRIORITY", "CREATED")
+JOB_COLUMNS = ("ID", "TYPE", "STATUS", "ATTEMPT", "CLAIMED_BY", "PRIO", "CREATED")
 EVENT_COLUMNS = ("TIME", "ACTION", "MODE", "OUTCOME", "VERSION", "BY", "REASON")
 
 
