@@ -7,7 +7,7 @@ that `holdfast --help` answers at once.
 
 import sys
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -104,7 +104,7 @@ class _Verbs(click.Group):
         return command.get_short_help_str(limit=100) if command else ""
 
 
-def _answer_missing(verb: str | None, error: ModuleNotFoundError) -> None:
+def _answer_missing(verb: str | None, error: ModuleNotFoundError) -> NoReturn:
     """End with the install line, unless what is missing is a part of Holdfast: that is a bug, not an extra."""
     module = (error.name or "").partition(".")[0]
     if module.startswith("holdfast") and module != "holdfast_server":

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Float,
     Select,
     String,
-    Update,
     any_,
     bindparam,
     cast,
@@ -145,10 +144,11 @@ def _take_postgresql(by_type: bool) -> Executable:
 _COUNT_CLAIM = update(pause_gate).values(claims=pause_gate.c.claims + 1).returning(pause_gate.c.claims)
 
 # SQLite: take the job that was found.
-_TAKE_SQLITE: Final[Update] = (
+_TAKE_SQLITE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
     .values(**_taken_values, claim_number=bindparam("claim_number", type_=BigInteger()))
+    .returning(*jobs.c)
 )
 
 
@@ -172,7 +172,7 @@ def take(connection: Connection, claim: Claim, *, token: str) -> tuple[Job | Non
         return None, system
     number = connection.execute(_COUNT_CLAIM).scalar_one()
     row = connection.execute(
-        _TAKE_SQLITE.returning(*jobs.c), {**claim.arguments(), "job_id": job_id, "claim_number": number}
+        _TAKE_SQLITE, {**claim.arguments(), "job_id": job_id, "claim_number": number}
     ).one()
     return job_from(row, lease_token=token), system
 

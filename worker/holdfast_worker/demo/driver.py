@@ -8,7 +8,7 @@ import queue
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Report:
 
 
 @contextmanager
-def running_demo(plan: Plan) -> Iterator["Demo"]:
+def running_demo(plan: Plan) -> Generator["Demo"]:
     """A demo whose server runs inside of the `with`. Processes and files are gone when it is left.
 
     SIGTERM and SIGHUP are taken as Ctrl-C; at the clean-up all three are ignored, which takes seconds at most.
@@ -309,7 +309,7 @@ class Demo:
             if cursor is None:
                 return found
 
-    def _ticks(self, measure: Callable[[], int], *, every: float = _TICK_SECONDS) -> Iterator[None]:
+    def _ticks(self, measure: Callable[[], int], *, every: float = _TICK_SECONDS) -> Generator[None]:
         """Come back again and again while the measure changes at least once in STALL_SECONDS."""
         latest, since = measure(), time.monotonic()
         while True:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
@@ -131,7 +131,7 @@ class _Worker:
         outcome()
 
     @contextmanager
-    def _heartbeats(self, job_id: Any, token: str) -> Iterator[None]:
+    def _heartbeats(self, job_id: Any, token: str) -> Generator[None]:
         """Keep the lease of a job that takes long, from a thread with a client of its own."""
         ended = threading.Event()
 

@@ -1,6 +1,6 @@
 """Exit codes (CONTRACT section 8), and which failure ends in which."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import NoReturn
@@ -33,7 +33,7 @@ def stop(code: Exit, message: str) -> NoReturn:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained() -> Generator[None]:
     """Turn Holdfast's failures into one line and an exit code; let everything else pass."""
     try:
         yield

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from holdfast_worker.client import Client
 
@@ -60,7 +60,7 @@ def server(verb: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 @contextmanager
-def connected(url: str | None, token: str | None) -> "Iterator[Client]":
+def connected(url: str | None, token: str | None) -> "Generator[Client]":
     """A client for one verb."""
     from holdfast_worker.client import Client  # here, so that --help needs no HTTP library
 
