@@ -57,6 +57,7 @@ class ClaimService:
         self._presence.seen(
             request.worker_id,
             transport,
+            every=request.wait_seconds,
             observed_version=request.observed_version,
             capabilities=request.worker_capabilities,
             auto_enabled=True,

@@ -87,7 +87,8 @@ class JobService:
             if job is not None:
                 return job, True
             job = _existing(connection, found)
-            if job.status is not JobStatus.CANCELLED:
+            asked = job.status is JobStatus.RUNNING and job.cancel_requested_at is not None
+            if job.status is not JobStatus.CANCELLED and not asked:
                 raise JobStateConflict(f"The job has ended in {job.status} and cannot be cancelled.")
             return job, False
 

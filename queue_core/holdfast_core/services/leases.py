@@ -37,6 +37,9 @@ __all__ = ["LeaseService", "OutcomeService"]
 
 log = structlog.get_logger(__name__)
 
+#: How often a holder is expected to heartbeat within its lease.
+HEARTBEATS_A_LEASE: Final = 3
+
 Verb = Literal["complete", "fail", "release", "cancel_ack"]
 
 
@@ -61,7 +64,12 @@ class LeaseService:
         """
         found = job_uuid(job_id)
         token_hash = fence(self._settings, request.lease_token)
-        self._presence.seen(request.worker_id, transport, observed_version=request.observed_version)
+        self._presence.seen(
+            request.worker_id,
+            transport,
+            every=request.lease_seconds / HEARTBEATS_A_LEASE,
+            observed_version=request.observed_version,
+        )
         asked_at = self._clock.monotonic()
 
         def work(connection: Connection) -> HeartbeatAnswer:
@@ -155,7 +163,7 @@ class OutcomeService:
         work: Callable[[Connection, UUID], Row[Any] | None],
     ) -> Job:
         found = job_uuid(job_id)
-        self._presence.seen(worker_id, "rest")
+        self._presence.seen(worker_id, None)
 
         def ending(connection: Connection) -> tuple[Job, bool]:
             row = work(connection, found)

@@ -37,6 +37,8 @@ class _Known:
     #: The version of the last answer: seen, once the worker comes again, though it may not say so.
     answered: int | None = None
     interval: float = 0.0
+    #: The time between its last two words.
+    gap: float = 0.0
     seen_at: float = float("-inf")
     written_at: float = float("-inf")
     changed: bool = True
@@ -53,29 +55,33 @@ class Presence:
     def seen(
         self,
         worker_id: str,
-        transport: Transport,
+        transport: Transport | None,
         *,
+        every: float = 0.0,
         observed_version: int | None = None,
         capabilities: list[str] | None = None,
         auto_enabled: bool | None = None,
     ) -> None:
-        """A worker has spoken. None leaves what is known."""
+        """A worker has spoken. None leaves what is known; `every`: the seconds within which it is due again."""
         now = self._clock.monotonic()
         known = self._known.get(worker_id)
         if known is None:
-            known = self._known[worker_id] = _Known()
+            known = self._known[worker_id] = _Known(interval=every)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         else:
+            # What it said of itself, or else its pace: a gap counts once it comes twice, since being away
+            # for a day is no pace.
             gap = now - known.seen_at
-            # A burst of calls (a heartbeat between two claims) must not make it look impatient.
-            known.interval = max(gap, known.interval / 2)
+            known.interval = max(every, min(gap, known.gap))
+            known.gap = gap
             self._known.move_to_end(worker_id)
         before = (known.observed, known.transport, known.auto_enabled, known.capabilities)
         observed = observed_version if observed_version is not None else known.answered
         if observed is not None:
             known.observed = observed
-        known.transport = transport
+        if transport is not None:
+            known.transport = transport
         if auto_enabled is not None:
             known.auto_enabled = auto_enabled
         if capabilities is not None:

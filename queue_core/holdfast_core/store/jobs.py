@@ -15,7 +15,6 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    not_,
     null,
     or_,
     select,
@@ -87,6 +86,9 @@ def put_back(
     return values
 
 
+# A job's row, held still: between two statements its holder could end the claim.
+_HOLD = select(jobs.c.id).where(jobs.c.id == bindparam("job_id")).with_for_update()
+
 # A queued or stale job ends at once. Its claim, if any, is void.
 _CANCEL_NOW = (
     update(jobs)
@@ -105,13 +107,17 @@ _CANCEL_NOW = (
     .returning(*jobs.c)
 )
 
-# A running job is asked through its next heartbeat; asked twice, the first reason stays.
+# A running job is asked through its next heartbeat, once.
 _CANCEL_ASK = (
     update(jobs)
-    .where(jobs.c.id == bindparam("job_id"), status_is(JobStatus.RUNNING), not_(is_stale))
+    .where(
+        jobs.c.id == bindparam("job_id"),
+        status_is(JobStatus.RUNNING),
+        jobs.c.cancel_requested_at.is_(None),
+    )
     .values(
-        cancel_requested_at=func.coalesce(jobs.c.cancel_requested_at, Now()),
-        cancel_reason=func.coalesce(jobs.c.cancel_reason, bindparam("reason", type_=String())),
+        cancel_requested_at=Now(),
+        cancel_reason=bindparam("reason", type_=String()),
         updated_at=Now(),
     )
     .returning(*jobs.c)
@@ -212,8 +218,10 @@ def list_jobs(
 
 
 def cancel(connection: Connection, job_id: UUID, reason: str | None) -> Job | None:
-    """Cancel a queued or stale job at once, ask the holder of a running one. None where it is neither."""
+    """Cancel a queued or stale job at once, ask the holder of a running one. None where it is neither, or was
+    asked before."""
     arguments = {"job_id": job_id, "reason": reason}
+    connection.execute(_HOLD, {"job_id": job_id})
     row = connection.execute(_CANCEL_NOW, arguments).one_or_none()
     if row is None:
         row = connection.execute(_CANCEL_ASK, arguments).one_or_none()

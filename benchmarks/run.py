@@ -1,0 +1,347 @@
+"""`make bench`: start everything, measure in interleaved rounds, write benchmarks/RESULTS.md.
+
+Medians over the rounds, and ratios to a bare FastAPI no-op of the same round; see benchmarks/README.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from support.postgres import Template, open_cluster  # noqa: E402 (the tests' own cluster)
+from support.servers import start_server  # noqa: E402
+
+#: What is measured on each database, in this order within a round.
+KINDS = ("claim", "paused", "heartbeat", "whole", "mcp_claim", "mcp_paused")
+TITLES = {
+    "claim": "REST claim, running",
+    "paused": "REST claim, paused",
+    "heartbeat": "REST heartbeat",
+    "whole": "REST claim + complete (requests)",
+    "mcp_claim": "MCP claim, running",
+    "mcp_paused": "MCP claim, paused",
+}
+FILLED = 60_000
+HEARTBEATING = 1_000
+
+
+@dataclass
+class Store:
+    """One database with its server processes."""
+
+    name: str
+    url: str
+    addresses: list[str]
+    pids: list[int]
+    jobs: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """One thing that was measured, over the rounds."""
+
+    rates: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    p50: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def say(text: str) -> None:
+    """Progress, for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far; nan where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(url: str, kind: str, connections: int, seconds: float, jobs: list[Any]) -> dict[str, Any]:
+    """One slice of load from a second process. Raises where an answer was wrong."""
+    orders = {"url": url, "kind": kind, "connections": connections, "seconds": seconds, "jobs": jobs}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "load.py")],
+        input=json.dumps(orders),
+        capture_output=True,
+        text=True,
+        timeout=seconds * 5 + 60,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{kind} on {url} went wrong:\n{done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def slice_of(row: Row, url: str, pid: int, kind: str, options: argparse.Namespace, jobs: list[Any]) -> float:
+    """Measure one slice into its row; its rate."""
+    before = cpu_seconds(pid)
+    found = load(url, kind, options.connections, options.seconds, jobs)
+    rate: float = found["count"] / found["seconds"]
+    row.rates.append(rate)
+    row.p50.append(found["p50"])
+    row.p99.append(found["p99"])
+    row.cpu.append((cpu_seconds(pid) - before) / found["count"] * 1e6)
+    return rate
+
+
+def toggle(url: str, action: str) -> float:
+    """Pause or resume; the milliseconds until the answer."""
+    body = {"action": action, "mode": "drain", "reason": "benchmark"}
+    begun = time.perf_counter()
+    answer = httpx2.post(f"{url}/api/system/worker-pause", json=body, timeout=30)
+    took = (time.perf_counter() - begun) * 1000
+    answer.raise_for_status()
+    return took
+
+
+def prepare(store: Store) -> None:
+    """Queue enough jobs that no claim comes back empty, behind the server's back because it is quicker."""
+    anyio.run(_fill, store.url)
+    if not store.jobs:
+        with httpx2.Client(base_url=store.addresses[0], timeout=30) as client:
+            for _ in range(HEARTBEATING):
+                body = {"workerId": "bench", "leaseSeconds": 3600}
+                job = client.post("/api/queue/jobs/claim", json=body).raise_for_status().json()["job"]
+                store.jobs.append((job["id"], job["leaseToken"]))
+
+
+async def _fill(url: str) -> None:
+    from sqlalchemy import Connection, delete, insert
+
+    from holdfast_core.clock import SystemClock
+    from holdfast_core.db import open_database
+    from holdfast_core.db.tables import jobs
+    from holdfast_core.ids import uuid7
+    from holdfast_core.settings import load_settings
+
+    now = SystemClock().now()
+    row: dict[str, Any] = {
+        "type": "bench",
+        "status": "queued",
+        "priority": 0,
+        "payload": {"n": 1},
+        "required_capabilities": [],
+        "attempt": 1,
+        "max_attempts": 3,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+    def filling(connection: Connection) -> None:
+        connection.execute(delete(jobs).where(jobs.c.status == "queued"))
+        connection.execute(insert(jobs), [{**row, "id": uuid7()} for _ in range(FILLED // 6)])
+
+    def adding(connection: Connection) -> None:
+        connection.execute(insert(jobs), [{**row, "id": uuid7()} for _ in range(FILLED // 6)])
+
+    database = await open_database(load_settings(database_url=url, database_pool_size=4))
+    try:
+        await database.write(filling)
+        for _ in range(5):
+            await database.write(adding)
+    finally:
+        await database.close()
+
+
+def pauses(store: Store, options: argparse.Namespace) -> list[float]:
+    """How long a pause takes to be answered while claimers run against every process, in milliseconds."""
+    over = threading.Event()
+    wrong: list[BaseException] = []
+
+    def claiming(url: str) -> None:
+        body = {"workerId": "bench", "leaseSeconds": 3600}
+        try:
+            with httpx2.Client(base_url=url, timeout=30) as client:
+                while not over.is_set():
+                    answer = client.post("/api/queue/jobs/claim", json=body).raise_for_status().json()
+                    if answer["job"] is not None and answer["system"]["workersPaused"]:
+                        raise SystemExit("a job was handed out with a paused system")
+        except BaseException as error:  # said at the end, by the one who started it
+            wrong.append(error)
+
+    claimers = [
+        threading.Thread(target=claiming, args=(store.addresses[n % len(store.addresses)],))
+        for n in range(options.claimers)
+    ]
+    for claimer in claimers:
+        claimer.start()
+    try:
+        found: list[float] = []
+        for number in range(options.pauses):
+            found.append(toggle(store.addresses[number % len(store.addresses)], "pause"))
+            toggle(store.addresses[0], "resume")
+    finally:
+        over.set()
+        for claimer in claimers:
+            claimer.join()
+    if wrong:
+        raise SystemExit(f"a claimer failed: {wrong[0]!r}")
+    return sorted(found)
+
+
+@contextmanager
+def stores(options: argparse.Namespace) -> Generator[list[Store]]:
+    """Both databases, each with its servers; PostgreSQL with two processes, SQLite with four on one file."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-bench-"))
+        wanted = [("SQLite", f"sqlite:///{folder}/holdfast.db", 4)]
+        if "postgresql" in options.only:
+            template = Template(stack.enter_context(open_cluster()))
+            template.create()
+            stack.callback(template.drop)
+            wanted.append(("PostgreSQL", template.url, 2))
+        found: list[Store] = []
+        for name, url, processes in wanted:
+            if name.casefold() not in options.only:
+                continue
+            servers = [stack.enter_context(start_server(url)) for _ in range(processes)]
+            found.append(Store(name, url, [s.url for s in servers], [s.process.pid for s in servers]))
+        yield found
+
+
+@contextmanager
+def yardstick() -> Generator[tuple[str, int]]:
+    """The no-op server: its address and process id."""
+    process = subprocess.Popen([sys.executable, str(HERE / "noop.py")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        match = re.search(r"http://\S+", process.stdout.readline())
+        assert match is not None, "the no-op server did not start"
+        yield match[0], process.pid
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Row], dict[str, list[float]]]:
+    """All rounds, then the pauses."""
+    rows: dict[tuple[str, str], Row] = defaultdict(Row)
+    waits: dict[str, list[float]] = {}
+    with yardstick() as (noop_url, noop_pid), stores(options) as found:
+        for number in range(options.rounds):
+            say(f"round {number + 1} of {options.rounds}")
+            for store in found:
+                prepare(store)
+                base = slice_of(rows["", "noop"], noop_url, noop_pid, "noop", options, [])
+                url, pid = store.addresses[0], store.pids[0]
+                for kind in KINDS:
+                    if kind.endswith("paused"):
+                        toggle(url, "pause")
+                    row = rows[store.name, kind]
+                    row.ratios.append(slice_of(row, url, pid, kind, options, store.jobs) / base)
+                    if kind.endswith("paused"):
+                        toggle(url, "resume")
+                    say(f"  {store.name}: {TITLES[kind]}: {row.rates[-1]:,.0f}/s, {row.ratios[-1]:.2f}x")
+        for store in found:
+            prepare(store)
+            say(f"{options.pauses} pauses on {store.name} under {options.claimers} claimers")
+            waits[store.name] = pauses(store, options)
+    return rows, waits
+
+
+def machine(options: argparse.Namespace) -> str:
+    """What this ran on."""
+    parts = [
+        f"{os.cpu_count()} cores",
+        f"Python {platform.python_version()}",
+        f"SQLite {sqlite3.sqlite_version}",
+    ]
+    return (
+        ", ".join(parts)
+        + f"; {options.rounds} rounds of {options.seconds:g} s, {options.connections} connections"
+    )
+
+
+def report(
+    rows: dict[tuple[str, str], Row], waits: dict[str, list[float]], options: argparse.Namespace
+) -> str:
+    """The results as a page."""
+
+    def line(name: str, title: str, row: Row) -> str:
+        ratio = f"{statistics.median(row.ratios):.2f}" if row.ratios else "1"
+        spread = f"{min(row.ratios):.2f}-{max(row.ratios):.2f}" if row.ratios else ""
+        median = statistics.median
+        return (
+            f"| {name} | {title} | {median(row.rates):,.0f} | {ratio} | {spread} | {median(row.p50):.1f} |"
+            f" {median(row.p99):.1f} | {median(row.cpu):,.0f} |"
+        )
+
+    body = [line("", "bare FastAPI no-op", rows["", "noop"])]
+    body += [line(name, TITLES[kind], row) for (name, kind), row in rows.items() if kind in TITLES]
+    toggles = [
+        f"| {name} | {len(found)} | {statistics.median(found):.1f} | {found[int(len(found) * 0.99)]:.1f} |"
+        f" {found[-1]:.1f} |"
+        for name, found in waits.items()
+    ]
+    return "\n".join(
+        [
+            "# Results",
+            "",
+            f"Written by `make bench`: {machine(options)}. Medians over interleaved rounds, one server process; the",
+            "ratio is to the no-op of the same round. The machine is shared and noisy: read the ratios, and their",
+            "spread, not the absolutes. CPU is the server process's own, without the database's.",
+            "",
+            "| database | what | requests/s | ratio | spread | p50 ms | p99 ms | server CPU µs |",
+            "|---|---|---|---|---|---|---|---|",
+            *body,
+            "",
+            f"Pause to its answer, over REST, under {options.claimers} claimers on all processes (PostgreSQL 2, SQLite 4",
+            "on one file):",
+            "",
+            "| database | pauses | p50 ms | p99 ms | worst ms |",
+            "|---|---|---|---|---|",
+            *toggles,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Read the options, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round: does it all run?")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a slice")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--claimers", type=int, default=64, help="claimers while pauses are timed")
+    parser.add_argument("--pauses", type=int, default=100)
+    parser.add_argument(
+        "--only", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"]
+    )
+    parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds, options.pauses, options.claimers = 1, 1.0, 10, 16
+    rows, waits = measure(options)
+    options.out.write_text(report(rows, waits, options))
+    say(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
