@@ -82,6 +82,10 @@ def _openapi(app: FastAPI, parts: list[Operations]) -> dict[str, Any]:
             *((model, "serialization") for model in answers),
         ]
         _, shapes = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
+        for operation in (operation for item in schema["paths"].values() for operation in item.values()):
+            # The framework's own refusal of parameters, in a shape that we never answer.
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
         schema["components"] = {"schemas": dict(sorted(shapes["$defs"].items()))}
         app.openapi_schema = schema
     return app.openapi_schema

@@ -5,11 +5,13 @@ could rebind its own name to us), the Origin must be ours, and a body must be JS
 across sites without asking). None of this needs a session to protect: it protects the machine.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +28,8 @@ from holdfast_dashboard.problems import problem, unexpected
 __all__ = ["MAX_BODY_BYTES", "Guards"]
 
 MAX_BODY_BYTES: Final = 1_048_576
+#: A name, an IPv4 address or an IPv6 address in brackets, and maybe a port. urlsplit alone lets more pass.
+_HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _SECURITY: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -60,7 +64,7 @@ class Guards:
                 headers = MutableHeaders(scope=message)
                 for name, value in _SECURITY.items():
                     headers.setdefault(name, value)
-                if path.startswith(("/api/", "/mcp")):
+                if not path.endswith(".css"):
                     headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
@@ -68,6 +72,8 @@ class Guards:
         try:
             self._refuse(scope)
             await self._app(scope, _bounded(receive), sending)
+        except ClientDisconnect:
+            return  # gone within its own body: nobody is left to answer, and it is no error of ours
         except HoldfastError as error:
             answer = problem(error)
         except Exception as error:
@@ -90,8 +96,8 @@ class Guards:
             _refuse_other_bodies(headers)
 
     def _refuse_other_pages(self, headers: Headers, host: str) -> None:
-        own = {f"http://{host.casefold()}", f"https://{host.casefold()}", self._public_origin}
-        if any(_normal(origin) not in {_normal(o) for o in own if o} for origin in headers.getlist("origin")):
+        own = {_normal(f"http://{host}"), _normal(f"https://{host}"), self._public_origin} - {None}
+        if any(_normal(origin) not in own for origin in headers.getlist("origin")):
             raise ForeignOrigin("A web page of another site sent this request. Only our own pages may.")
         if "cross-site" in _values(headers.getlist("sec-fetch-site")):
             raise ForeignOrigin("Another site sent this request through a browser. Only our own pages may.")
@@ -133,7 +139,7 @@ def _values(lines: Iterable[str]) -> set[str]:
 
 def _name_of(host: str) -> str | None:
     """The name in a Host header, without its port; None where it is no host at all."""
-    if not host or any(c in host for c in "/@?#\\ "):
+    if not _HOST.fullmatch(host):
         return None
     try:
         parts = urlsplit(f"//{host}")
@@ -154,8 +160,8 @@ def _normal(origin: str) -> tuple[str, str, int] | None:
         return None
 
 
-def _origin_of(url: str | None) -> str | None:
+def _origin_of(url: str | None) -> tuple[str, str, int] | None:
     if not url:
         return None
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    return _normal(f"{parts.scheme}://{parts.netloc}")

@@ -84,6 +84,10 @@ class Operations:
                     },
                 },
             )
+            if method == "GET":  # what answers GET answers HEAD (RFC 9110, 9.1)
+                self.router.add_api_route(
+                    path, function, methods=["HEAD"], response_model=None, include_in_schema=False
+                )
             return function
 
         return register

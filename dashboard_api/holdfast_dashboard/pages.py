@@ -29,6 +29,8 @@ _PAGE: Final = """<!doctype html>
 <main>
 {main}
 <h2>Where things are</h2>
+<p>Holdfast is a job queue for AI-agent workers, with a pause that can be trusted: once it is answered, no job starts
+anywhere until the resume.</p>
 <ul>
 <li>The pause: <a href="/api/system/worker-pause"><code>/api/system/worker-pause</code></a>
 · the log: <a href="/api/system/control-events"><code>/api/system/control-events</code></a>
@@ -36,8 +38,10 @@ _PAGE: Final = """<!doctype html>
 <li>Jobs: <a href="/api/queue/jobs"><code>/api/queue/jobs</code></a></li>
 <li>All of the API: <a href="/openapi.json"><code>/openapi.json</code></a></li>
 <li>MCP, for agents: <code>{base}mcp</code></li>
-<li>From a terminal: <code>holdfast pause --mode drain --reason "…" --wait</code></li>
+<li>From a terminal: <code>holdfast pause --mode drain --reason "…" --wait</code>, or:</li>
 </ul>
+<pre>curl -X POST {base}api/system/worker-pause -H "Content-Type: application/json" \
+  -d '{{"action": "pause", "mode": "drain", "reason": "Rolling API migration"}}'</pre>
 </main>
 </body>
 </html>
@@ -48,7 +52,7 @@ def page_routes(context: Context) -> list[Route]:
     """`/tasks`, its style, and the way there from `/`."""
 
     async def tasks(request: Request) -> Response:
-        base = escape(str(request.base_url))
+        base = escape(f"{(context.settings.public_url or str(request.base_url)).rstrip('/')}/")
         try:
             snapshot = await context.services.pause.status(context.caller(request))
         except HoldfastError as error:
@@ -60,7 +64,8 @@ def page_routes(context: Context) -> list[Route]:
                 main="",
                 base=base,
             )
-            return HTMLResponse(page, status_code=error.status)
+            again = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+            return HTMLResponse(page, status_code=error.status, headers=again)
         return HTMLResponse(_page(snapshot, base))
 
     async def style(_: Request) -> Response:

@@ -4,8 +4,9 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 
-from holdfast_core.errors import HoldfastError, InternalError, MethodNotAllowed, NotFound
+from holdfast_core.errors import BodyTooLarge, HoldfastError, InternalError, MethodNotAllowed, NotFound
 from holdfast_core.schemas import Problem
 
 __all__ = ["PROBLEM_JSON", "problem", "refused_by_router", "refused_by_us", "unexpected"]
@@ -33,18 +34,31 @@ def unexpected(error: Exception, where: str) -> Response:
 async def refused_by_us(_: Request, error: Exception) -> Response:
     """A service or a guard has refused."""
     assert isinstance(error, HoldfastError)
-    return problem(error)
+    answer = problem(error)
+    if isinstance(error, BodyTooLarge):
+        # What of the body is still under way is not read: the connection is done with.
+        answer.headers["Connection"] = "close"
+    return answer
 
 
 async def refused_by_router(request: Request, error: Exception) -> Response:
     """The framework has refused: no such address, or not with this method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        answer = problem(MethodNotAllowed(f"This address takes {allowed or 'other methods'} only."))
-        if allowed:
-            answer.headers["Allow"] = allowed
+        allowed = ", ".join(_methods_at(request))
+        answer = problem(MethodNotAllowed(f"This address takes {allowed} only."))
+        answer.headers["Allow"] = allowed
         return answer
     if error.status_code == 404:
         return problem(NotFound("There is nothing at this address. /openapi.json lists what there is."))
     return unexpected(error, request.url.path)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """All methods of the address: the framework names only those of the first route that has it."""
+    routes: list[BaseRoute] = request.app.routes
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]

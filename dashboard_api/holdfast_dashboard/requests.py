@@ -1,7 +1,7 @@
 """Reading a request and answering it, the same way on every route."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from anyio import create_task_group
 from pydantic import BaseModel
@@ -17,6 +17,8 @@ R = TypeVar("R", bound=RequestModel)
 T = TypeVar("T")
 
 IGNORED_FIELDS = "Holdfast-Ignored-Fields"
+#: Clients refuse answers whose headers are too large.
+MAX_IGNORED_NAMED: Final = 20
 
 
 async def read_body(request: Request, model: type[R], *, optional: bool = False) -> tuple[R, list[str]]:
@@ -36,10 +38,11 @@ def read_query(request: Request, model: type[R]) -> R:
 def answer(
     model: BaseModel, ignored: list[str] | None = None, *, status: int = 200, location: str | None = None
 ) -> Response:
-    """A model as JSON, with the ignored fields named in a header."""
+    """A model as JSON, with the ignored fields named in a header (the first of them, if there are many)."""
     response = Response(model.model_dump_json(), status_code=status, media_type="application/json")
     if ignored:
-        response.headers[IGNORED_FIELDS] = ", ".join(ignored)
+        named = ignored[:MAX_IGNORED_NAMED]
+        response.headers[IGNORED_FIELDS] = ", ".join(named if named == ignored else [*named, "..."])
     if location is not None:
         response.headers["Location"] = location
     return response

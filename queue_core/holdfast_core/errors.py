@@ -27,7 +27,7 @@
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from holdfast_core.schemas import System
@@ -62,6 +62,10 @@ __all__ = [
 
 class ConfigurationError(Exception):
     """A setting or the surroundings do not allow a start; the text names the setting and the way out."""
+
+
+#: Refused fields that one answer names.
+MAX_FIELDS_NAMED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,10 @@ class InvalidRequest(HoldfastError):
 
     @classmethod
     def of(cls, *errors: FieldError) -> "InvalidRequest":
-        """One error from field errors, its detail naming all of them."""
-        return cls("; ".join(f"{e.field}: {e.message}" for e in errors), errors=errors)
+        """One error from field errors, its detail naming them; of very many only the first."""
+        named, more = errors[:MAX_FIELDS_NAMED], len(errors) - MAX_FIELDS_NAMED
+        detail = "; ".join(f"{e.field}: {e.message}" for e in named)
+        return cls(f"{detail}; and {more} more" if more > 0 else detail, errors=named)
 
 
 class NotAuthenticated(HoldfastError):

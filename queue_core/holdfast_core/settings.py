@@ -125,6 +125,16 @@ class Settings(BaseSettings):
             case _:
                 raise ValueError("is neither sqlite:///PATH nor postgresql://…")
 
+    @field_validator("public_url")
+    @classmethod
+    def _whole_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)  # a ValueError of its own says what is wrong
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("is no address such as https://holdfast.example.org")
+        return url
+
     @model_validator(mode="after")
     def _safe(self) -> "Settings":
         if self.host not in LOOPBACK_HOSTS and not self.allow_insecure:

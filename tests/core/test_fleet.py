@@ -96,7 +96,8 @@ async def test_the_fleet_shows_what_each_worker_said_in_the_order_of_their_ids(d
             ClaimRequest, {"workerId": "a", "leaseSeconds": 60, "workerCapabilities": ["cpu"]}
         )
         held = [
-            (await services.claims.claim(LOCAL_OPERATOR, request, transport="mcp")).job for _number in range(2)
+            (await services.claims.claim(LOCAL_OPERATOR, request, transport="mcp")).job
+            for _number in range(2)
         ]
         found = await fleet(services)
         assert list(found) == ["a", "b"]
@@ -113,7 +114,9 @@ async def test_the_fleet_shows_what_each_worker_said_in_the_order_of_their_ids(d
         assert abs(a.last_seen_at - b.last_seen_at) < timedelta(seconds=5)
 
 
-async def test_an_outcome_does_not_change_the_transport_that_a_worker_is_shown_with(database_url: str) -> None:
+async def test_an_outcome_does_not_change_the_transport_that_a_worker_is_shown_with(
+    database_url: str,
+) -> None:
     """The outcome comes through MCP as well: `OutcomeService` must not take it for REST."""
     async with core(database_url) as (services, _):
         await enqueue(services)
@@ -136,6 +139,23 @@ async def test_a_worker_with_long_intervals_is_connected_for_three_of_them(datab
         assert await states(services) == {"w": WorkerState.GONE}
 
 
+async def test_a_word_between_two_heartbeats_of_a_long_lease_does_not_make_a_worker_impatient(
+    database_url: str,
+) -> None:
+    clock = MovableClock()
+    async with core(database_url, clock=clock) as (services, database):
+        await enqueue(services)
+        await enqueue(services)
+        long, short = await claimed(services), await claimed(services)
+        for beat in range(3):
+            clock.ahead = beat * 1200
+            await heartbeat(services, long, leaseSeconds=3600)
+        clock.ahead += 5
+        await complete(services, short)
+        await silent_for(services, database, w=1000)  # its next heartbeat is not even due
+        assert await states(services) == {"w": WorkerState.RUNNING}
+
+
 async def test_a_worker_that_was_away_for_a_day_is_not_taken_for_one_that_speaks_once_a_day(
     database_url: str,
 ) -> None:
@@ -149,7 +169,6 @@ async def test_a_worker_that_was_away_for_a_day_is_not_taken_for_one_that_speaks
         assert await states(services) == {"w": WorkerState.GONE}
 
 
-@pytest.mark.requirement("SC-002")
 async def test_a_worker_counts_as_acknowledged_once_it_reports_the_version(database_url: str) -> None:
     async with core(database_url) as (services, _):
         for worker in ("a", "b"):

@@ -81,15 +81,17 @@ def test_a_version_that_fell_is_taken_in_with_an_alarm() -> None:
     with capture_logs() as lines:
         assert cache.learn(system(1, paused=False), asked_at=11)
     assert cache.paused() is None
-    assert [(line["event"], line["log_level"], line["pause_version"], line["known_version"]) for line in lines] == [
-        ("pause_version_fell", "error", 1, 4)
-    ]
+    assert [
+        (line["event"], line["log_level"], line["pause_version"], line["known_version"]) for line in lines
+    ] == [("pause_version_fell", "error", 1, 4)]
     clock.ahead = 14
     assert not cache.learn(system(1, paused=False), asked_at=13), "one alarm a fall"
 
 
 @pytest.mark.anyio
-async def test_a_database_that_lost_an_answered_pause_is_noticed_and_its_word_counts(database_url: str) -> None:
+async def test_a_database_that_lost_an_answered_pause_is_noticed_and_its_word_counts(
+    database_url: str,
+) -> None:
     async with core(database_url) as (services, database):
         await enqueue(services)
         await pause(services)

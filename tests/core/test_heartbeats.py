@@ -57,23 +57,22 @@ async def test_a_heartbeats_answer_is_the_job_with_the_system_beside_its_own_fie
         assert (system.workers_paused, system.mode, system.version) == (True, "quiesce", 2)
 
 
-@pytest.mark.requirement("EDGE-04")
-@pytest.mark.parametrize("paused", [False, True])
-async def test_a_heartbeat_revives_a_lease_that_ran_out_while_nobody_took_the_job(
-    database_url: str, paused: bool
+async def test_a_heartbeat_revives_a_lease_that_ran_out_while_nobody_took_the_job_paused_or_not(
+    database_url: str,
 ) -> None:
     async with core(database_url) as (services, database):
         await enqueue(services)
         job = await claimed(services)
-        if paused:
-            await pause(services)
-        for token in (job.lease_token, None):
-            await expire(database, job)
-            answer = await heartbeat(services, job, leaseToken=token)
-            assert answer.status is JobStatus.RUNNING
-            assert answer.lease_expires_at is not None
-            assert answer.lease_expires_at > answer.updated_at
-            assert answer.attempt == 1
+        for paused in (False, True):
+            if paused:
+                await pause(services)
+            for token in (job.lease_token, None):
+                await expire(database, job)
+                answer = await heartbeat(services, job, leaseToken=token)
+                assert (answer.status, answer.attempt) == (JobStatus.RUNNING, 1)
+                assert answer.lease_expires_at is not None
+                assert answer.lease_expires_at > answer.updated_at
+                assert answer.system.workers_paused == paused
 
 
 async def test_an_outcome_is_accepted_from_a_lease_that_ran_out_while_nobody_took_the_job(

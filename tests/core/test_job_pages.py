@@ -63,14 +63,12 @@ async def test_q_finds_a_part_of_type_worker_or_id_in_any_case(database_url: str
         assert await found(services, q="nowhere") == []
 
 
-@pytest.mark.parametrize(
-    "q", ["%", "_", "\\", "a%b", "a_b", "%_\\%", "\\%", "'", '"', "\0", "😀", ":x", "a\\"]
-)
-async def test_q_is_taken_literally(database_url: str, q: str) -> None:
+async def test_q_is_taken_literally(database_url: str) -> None:
     async with core(database_url) as (services, _):
         for name in ("aXb", "a.b", "a/b", "ab"):
             await enqueue(services, type=name)
-        assert await found(services, q=q) == []
+        for q in ("%", "_", "\\", "a%b", "a_b", "%_\\%", "\\%", "'", '"', "\0", "😀", ":x", "a\\"):
+            assert await found(services, q=q) == [], q
         assert len(await found(services, q="a")) == 4
 
 
@@ -82,24 +80,22 @@ async def test_an_underscore_in_q_finds_an_underscore(database_url: str) -> None
         assert await found(services, q="_") == ids(wanted)
 
 
-@pytest.mark.parametrize("limit", [1, 7, 24, 25, 200])
-async def test_the_cursor_walks_all_jobs_once_newest_first_while_new_ones_come_in(
-    database_url: str, limit: int
-) -> None:
+async def test_the_cursor_walks_all_jobs_once_newest_first_while_new_ones_come_in(database_url: str) -> None:
     async with core(database_url) as (services, _):
-        made = [await enqueue(services) for _ in range(25)]
-        walked: list[UUID] = []
-        cursor: dict[str, Any] = {}
-        while True:
-            answer = await page(services, limit=limit, **cursor)
-            assert 0 < len(answer.items) <= limit
-            walked += [job.id for job in answer.items]
-            if answer.next_cursor is None:
-                break
-            cursor = {"cursor": answer.next_cursor}
-            await enqueue(services)
-            await cancel(services, made[0])  # nor does a change move a job to another page
-        assert walked == [job.id for job in reversed(made)]
+        for limit in (1, 7, 24, 25, 26, 200):
+            made = [await enqueue(services, type=f"limit-{limit}") for _ in range(25)]
+            walked: list[UUID] = []
+            cursor: dict[str, Any] = {}
+            while True:
+                answer = await page(services, limit=limit, type=f"limit-{limit}", **cursor)
+                assert 0 < len(answer.items) <= limit
+                walked += [job.id for job in answer.items]
+                if answer.next_cursor is None or len(walked) > 25:
+                    break
+                cursor = {"cursor": answer.next_cursor}
+                await enqueue(services, type=f"limit-{limit}")
+                await cancel(services, made[0])  # nor does a change move a job to another page
+            assert walked == [job.id for job in reversed(made)]
 
 
 async def test_the_cursor_goes_with_the_filters(database_url: str) -> None:

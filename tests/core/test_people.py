@@ -89,55 +89,53 @@ async def test_asking_a_running_job_again_to_be_cancelled_changes_nothing(databa
         assert await row(database, job) == before
 
 
-@pytest.mark.parametrize(
-    ("verb", "more", "status"),
-    [
+async def test_after_a_cancellation_was_asked_for_complete_succeeds_and_all_else_ends_in_cancelled(
+    database_url: str,
+) -> None:
+    said: list[tuple[Any, dict[str, Any], JobStatus]] = [
         (complete, {"resultSummary": "done all the same"}, JobStatus.SUCCEEDED),
         (fail, {}, JobStatus.CANCELLED),
         (fail, {"retryable": True}, JobStatus.CANCELLED),
         (release, {}, JobStatus.CANCELLED),
         (cancel_ack, {"message": "stopped"}, JobStatus.CANCELLED),
-    ],
-)
-async def test_what_a_holder_says_after_a_cancellation_was_asked_for(
-    database_url: str, verb: Any, more: dict[str, Any], status: JobStatus
-) -> None:
+    ]
     async with core(database_url) as (services, database):
-        await enqueue(services)
-        job = await claimed(services)
-        await cancel(services, job, reason="enough")
-        ended = await verb(services, job, **more)
-        assert (ended.status, ended.attempt, ended.claimed_by) == (status, 1, "w")
-        assert ended.finished_at is not None
-        assert ended.next_attempt_at is None
-        assert (ended.cancel_reason, ended.cancel_requested_at is None) == ("enough", False)
-        before = await row(database, job)
-        assert await verb(services, job, **more) == ended
-        assert await row(database, job) == before
+        for verb, more, status in said:
+            await enqueue(services)
+            job = await claimed(services)
+            await cancel(services, job, reason="enough")
+            ended = await verb(services, job, **more)
+            assert (ended.status, ended.attempt, ended.claimed_by) == (status, 1, "w")
+            assert ended.finished_at is not None
+            assert ended.next_attempt_at is None
+            assert (ended.cancel_reason, ended.cancel_requested_at is None) == ("enough", False)
+            before = await row(database, job)
+            assert await verb(services, job, **more) == ended
+            assert await row(database, job) == before
 
 
-@pytest.mark.parametrize("asked_before", [False, True])
-async def test_a_stale_job_is_cancelled_at_once(database_url: str, asked_before: bool) -> None:
+async def test_a_stale_job_is_cancelled_at_once(database_url: str) -> None:
     async with core(database_url) as (services, database):
-        await enqueue(services)
-        job = await claimed(services)
-        if asked_before:
-            await cancel(services, job, reason="first")
-        await expire(database, job)
-        gone = await cancel(services, job, reason="second")
-        assert gone.status is JobStatus.CANCELLED
-        assert gone.cancel_reason == ("first" if asked_before else "second")
-        assert (gone.claimed_by, gone.lease_expires_at, gone.phase) == ("w", None, None)
+        for asked_before in (False, True):
+            await enqueue(services)
+            job = await claimed(services)
+            if asked_before:
+                await cancel(services, job, reason="first")
+            await expire(database, job)
+            gone = await cancel(services, job, reason="second")
+            assert gone.status is JobStatus.CANCELLED
+            assert gone.cancel_reason == ("first" if asked_before else "second")
+            assert (gone.claimed_by, gone.lease_expires_at, gone.phase) == ("w", None, None)
 
 
-@pytest.mark.parametrize("status", ["succeeded", "failed", "dead_letter"])
-async def test_a_job_that_has_ended_otherwise_cannot_be_cancelled(database_url: str, status: str) -> None:
+async def test_a_job_that_has_ended_otherwise_cannot_be_cancelled(database_url: str) -> None:
     async with core(database_url) as (services, database):
-        job = await ended_in(services, status)
-        before = await row(database, job)
-        with pytest.raises(JobStateConflict, match=status):
-            await cancel(services, job)
-        assert await row(database, job) == before
+        for status in ("succeeded", "failed", "dead_letter"):
+            job = await ended_in(services, status)
+            before = await row(database, job)
+            with pytest.raises(JobStateConflict, match=status):
+                await cancel(services, job)
+            assert await row(database, job) == before
 
 
 async def test_a_cancellation_that_nobody_asked_for_cannot_be_acknowledged(database_url: str) -> None:
@@ -215,40 +213,36 @@ async def test_only_a_stale_job_can_be_requeued(database_url: str) -> None:
 # --- retry ---
 
 
-@pytest.mark.parametrize("status", ["failed", "dead_letter", "cancelled"])
-async def test_a_job_that_did_not_succeed_runs_again_as_if_new_in_its_old_place(
-    database_url: str, status: str
-) -> None:
+#: What a retry clears.
+OF_THE_LAST_RUN = (
+    "claimed_by",
+    "checkpoint",
+    "progress",
+    "result_summary",
+    "error_message",
+    "cancel_requested_at",
+    "cancel_reason",
+    "next_attempt_at",
+    "started_at",
+    "finished_at",
+    "lease_expires_at",
+    "phase",
+)
+
+
+async def test_a_job_that_did_not_succeed_runs_again_as_if_new_in_its_old_place(database_url: str) -> None:
     async with core(database_url) as (services, _):
-        job = await ended_in(services, status)
+        ended = [await ended_in(services, status) for status in ("failed", "dead_letter", "cancelled")]
         await enqueue(services)
-        again = await retry(services, job)
-        fresh = {
-            **(await get(services, job)).model_dump(by_alias=False),
-            "status": JobStatus.QUEUED,
-            "attempt": 1,
-            **dict.fromkeys(
-                (
-                    "claimed_by",
-                    "checkpoint",
-                    "progress",
-                    "result_summary",
-                    "error_message",
-                    "cancel_requested_at",
-                    "cancel_reason",
-                    "next_attempt_at",
-                    "started_at",
-                    "finished_at",
-                    "lease_expires_at",
-                    "phase",
-                )
-            ),
-        }
-        assert again.model_dump(by_alias=False) == fresh
-        assert again.created_at == job.created_at
-        got = await claimed(services)
-        assert (got.id, got.attempt, got.cancel_requested_at) == (job.id, 1, None)
-        assert (await complete(services, got)).status is JobStatus.SUCCEEDED
+        for job in ended:
+            again = await retry(services, job)
+            assert (again.status, again.attempt, again.created_at) == (JobStatus.QUEUED, 1, job.created_at)
+            assert not [name for name in OF_THE_LAST_RUN if getattr(again, name) is not None]
+            assert again == await get(services, job)
+        for job in ended:
+            got = await claimed(services)
+            assert (got.id, got.attempt, got.cancel_requested_at) == (job.id, 1, None)
+            assert (await complete(services, got)).status is JobStatus.SUCCEEDED
 
 
 async def test_a_job_that_runs_waits_or_succeeded_cannot_be_retried(database_url: str) -> None:
@@ -281,10 +275,12 @@ async def test_what_is_asked_of_a_job_that_does_not_exist_is_not_found(database_
             "é",
         ):
             for call in (
-                services.jobs.cancel(LOCAL_OPERATOR, job_id, parse_request(CancelRequest, {})[0]),
-                services.jobs.requeue(LOCAL_OPERATOR, job_id, request),
-                services.jobs.retry(LOCAL_OPERATOR, job_id, parse_request(RetryRequest, {})[0]),
-                services.jobs.get(LOCAL_OPERATOR, job_id),
+                lambda asked: services.jobs.cancel(
+                    LOCAL_OPERATOR, asked, parse_request(CancelRequest, {})[0]
+                ),
+                lambda asked: services.jobs.requeue(LOCAL_OPERATOR, asked, request),
+                lambda asked: services.jobs.retry(LOCAL_OPERATOR, asked, parse_request(RetryRequest, {})[0]),
+                lambda asked: services.jobs.get(LOCAL_OPERATOR, asked),
             ):
                 with pytest.raises(JobNotFound):
-                    await call
+                    await call(job_id)

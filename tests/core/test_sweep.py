@@ -4,11 +4,13 @@ import sqlite3
 from datetime import timedelta
 
 import anyio
+import asyncpg
 import pytest
 from sqlalchemy import Connection, insert, select
 from structlog.testing import capture_logs
 
 from holdfast_core.db import Database
+from holdfast_core.db.postgres import plain_url
 from holdfast_core.db.tables import jobs
 from holdfast_core.db.types import Now
 from holdfast_core.errors import StoreUnavailable
@@ -254,3 +256,46 @@ async def test_several_sweepers_put_each_job_back_once(database_url: str) -> Non
         assert len(found) == count
         assert {(row.status, row.attempt) for row in found} == {("queued", 2)}
         assert 0 < sum(counted) <= count
+
+
+async def test_sweepers_pass_over_each_others_rows_and_over_those_that_somebody_holds(
+    postgres_database_url: str,
+) -> None:
+    settings = {"lease_grace_seconds": 0, "lease_retry_delay_seconds": 3600}
+    async with (
+        core(postgres_database_url, **settings) as (first, database),
+        core(postgres_database_url, **settings) as (second, _),
+    ):
+        holder = await asyncpg.connect(plain_url(postgres_database_url))
+        watching = await asyncpg.connect(plain_url(postgres_database_url))
+        await database.write(lambda c: plant_stale(c, 20))
+        await holder.execute("BEGIN")
+        held = await holder.fetchval("SELECT id FROM agent_jobs WHERE attempt = 1 LIMIT 1 FOR UPDATE")
+        done: list[int] = []
+
+        async def sweep(services: Services) -> None:
+            done.append(await services.sweeper.sweep())
+
+        async def done_or_waiting() -> bool:
+            waiting = await watching.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            )
+            return len(done) + int(waiting) >= 2
+
+        async with anyio.create_task_group() as tasks:
+            for services in (first, second):
+                tasks.start_soon(sweep, services)
+            await until(done_or_waiting)
+            assert len(done) == 2, "a sweep waits for a row that somebody holds"
+            await holder.execute("COMMIT")
+        await holder.close()
+        await watching.close()
+
+        async def all_swept() -> bool:
+            await first.sweeper.sweep()
+            found = await database.read(lambda c: c.execute(select(jobs.c.id, jobs.c.attempt)).all())
+            assert {row.attempt for row in found if row.id != held} == {2}
+            return all(row.attempt == 2 for row in found)
+
+        assert await until(all_swept)

@@ -61,7 +61,9 @@ async def test_a_claim_behind_the_pauses_back_is_counted_until_the_resume(databa
         assert await database.read(violations) == 1
 
 
-async def test_what_was_claimed_before_the_pause_is_no_violation_however_it_goes_on(database_url: str) -> None:
+async def test_what_was_claimed_before_the_pause_is_no_violation_however_it_goes_on(
+    database_url: str,
+) -> None:
     async with core(database_url) as (services, database):
         for _number in range(4):
             await enqueue(services)

@@ -11,7 +11,9 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.requirement("FR-006")
 async def test_a_job_goes_from_the_producer_through_a_worker_to_its_end(database_url: str) -> None:
     async with open_api(database_url) as api:
-        answer = await api.ask("POST", "/api/queue/jobs", {"type": "mail", "payload": {"to": "ü", "n": [1, 2.5]}})
+        answer = await api.ask(
+            "POST", "/api/queue/jobs", {"type": "mail", "payload": {"to": "ü", "n": [1, 2.5]}}
+        )
         assert answer.status_code == 201
         job = answer.json()
         assert answer.headers["location"] == f"/api/queue/jobs/{job['id']}"
@@ -42,7 +44,9 @@ async def test_a_job_goes_from_the_producer_through_a_worker_to_its_end(database
             409, "job_state_conflict", "POST", on_job(held, "fail"), holder(held, errorMessage="no")
         )
         assert "complete" in problem["detail"]
-        (listed,) = (await api.get("/api/queue/jobs", status="succeeded", type="mail", claimedBy="w-1"))["items"]
+        (listed,) = (await api.get("/api/queue/jobs", status="succeeded", type="mail", claimedBy="w-1"))[
+            "items"
+        ]
         assert listed["id"] == job["id"]
 
 
@@ -86,16 +90,18 @@ async def test_a_stale_job_is_shown_and_put_back_while_paused(database_url: str)
         )
         assert "w-1" in problem["detail"]
         await api.pause()
-        past = "2020-01-01 00:00:00+00:00" if api.database.dialect == "postgresql" else "2020-01-01 00:00:00.000000"
+        past = (
+            "2020-01-01 00:00:00+00:00"
+            if api.database.dialect == "postgresql"
+            else "2020-01-01 00:00:00.000000"
+        )
         await sql(api.database, f"UPDATE agent_jobs SET lease_expires_at = '{past}'")
         metrics = (await api.get("/api/system/worker-pause"))["metrics"]
         assert (metrics["running"], metrics["staleRunning"], metrics["safeToUpgrade"]) == (0, 1, False)
         back = await api.post(on_job(job, "requeue"), {"reason": "its worker is dead"})
         assert (back["status"], back["attempt"]) == ("queued", 2)
         assert (await api.get("/api/system/worker-pause"))["metrics"]["safeToUpgrade"] is True
-        await api.refused(
-            409, "lease_lost", "POST", on_job(job, "heartbeat"), holder(held, leaseSeconds=60)
-        )
+        await api.refused(409, "lease_lost", "POST", on_job(job, "heartbeat"), holder(held, leaseSeconds=60))
 
 
 @pytest.mark.requirement("FR-003", "FR-004", "FR-005", "US1-2")
@@ -118,7 +124,9 @@ async def test_a_pause_drains_is_waited_for_and_ends(database_url: str) -> None:
         waited = await api.get("/api/system/worker-pause/wait", **{"for": "drained", "timeoutSeconds": 0})
         assert (waited["reached"], waited["metrics"]["running"]) == (False, 1)
         assert (await api.pause("quiesce", "an upgrade"))["system"]["version"] == 3
-        await api.post(on_job(held, "heartbeat"), holder(held, leaseSeconds=60, phase="parked", observedVersion=3))
+        await api.post(
+            on_job(held, "heartbeat"), holder(held, leaseSeconds=60, phase="parked", observedVersion=3)
+        )
         waited = await api.get("/api/system/worker-pause/wait", **{"for": "parked"})
         assert (waited["reached"], waited["metrics"]["isParked"]) == (True, True)
         await api.post(on_job(held, "complete"), holder(held))
@@ -151,8 +159,9 @@ async def test_a_pause_drains_is_waited_for_and_ends(database_url: str) -> None:
         assert [e["code"] for e in only["items"]] == ["not_paused", "version_conflict"]
 
 
-@pytest.mark.requirement("QS-02")
-async def test_a_resume_before_drained_warns_and_the_log_says_who_accepted_the_risk(database_url: str) -> None:
+async def test_a_resume_before_drained_warns_and_the_log_says_who_accepted_the_risk(
+    database_url: str,
+) -> None:
     async with open_api(database_url) as api:
         await api.enqueue()
         await api.claimed()

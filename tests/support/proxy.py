@@ -19,6 +19,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._sessions: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
 
     @property
     def url(self) -> str:
@@ -28,6 +30,7 @@ class Proxy:
 
     async def restore(self) -> Self:
         """Take connections, on the same port as before."""
+        self._flows.set()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
         return self
@@ -41,6 +44,10 @@ class Proxy:
         await asyncio.gather(*self._sessions, return_exceptions=True)
         await self._server.wait_closed()
 
+    def freeze(self) -> None:
+        """Swallow what is sent from now on, both ways: the network is cut, and nobody is told."""
+        self._flows.clear()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = asyncio.current_task()
         assert session is not None
@@ -49,8 +56,8 @@ class Proxy:
             there, back = await asyncio.open_connection(self._parts.hostname, self._parts.port or 5432)
             try:
                 async with asyncio.TaskGroup() as ways:
-                    ways.create_task(_pass_on(reader, back))
-                    ways.create_task(_pass_on(there, writer))
+                    ways.create_task(self._pass_on(reader, back))
+                    ways.create_task(self._pass_on(there, writer))
             finally:
                 back.transport.abort()
         except asyncio.CancelledError:
@@ -59,13 +66,13 @@ class Proxy:
             writer.transport.abort()
             self._sessions.discard(session)
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
 
 
 @contextlib.asynccontextmanager

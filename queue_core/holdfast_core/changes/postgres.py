@@ -72,6 +72,7 @@ class PostgresBus:
         await connection.add_listener(CHANNEL, self._hear)
         # What was announced while we were away was missed: look at everything again.
         self.hub.publish(*KINDS)
+        failure: Exception = ConnectionError("the connection was closed")
         async with create_task_group() as tasks:
 
             async def until_closed() -> None:
@@ -79,9 +80,12 @@ class PostgresBus:
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(until_closed)
-            await self._send(connection)
-        if closed.is_set():
-            raise ConnectionError("the connection was closed")
+            try:
+                await self._send(connection)
+            except Exception as error:  # as it is, not wrapped in the group's
+                failure = error
+                tasks.cancel_scope.cancel()
+        raise failure
 
     async def _send(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         while True:

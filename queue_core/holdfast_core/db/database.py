@@ -42,6 +42,11 @@ class Database(Protocol):
     @property
     def dialect(self) -> Literal["postgresql", "sqlite"]: ...
 
+    @property
+    def outages(self) -> int:
+        """How often a call of this process found the store away."""
+        ...
+
     async def read(self, work: Work[T]) -> T:
         """Run `work` in a transaction that writes nothing. Raises StoreUnavailable."""
         ...
@@ -81,12 +86,15 @@ def store_unavailable(error: BaseException) -> StoreUnavailable | None:
 
 def _is_lost(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None) or ""
-    # 08 connection, 53 out of resources, 57 operator intervention and time-outs, 25 session ended by a
-    # time-out, 55P03 lock not available, 40 serialisation and deadlock, 58 system error
+    # 08 connection, 28 authorisation, 3D000 no such database, 53 out of resources, 57 operator intervention
+    # and time-outs, 25 session ended by a time-out, 55P03 lock not available, 40 serialisation and deadlock,
+    # 58 system error
     return (
         type(error).__name__ in {"InternalClientError", "InterfaceError"}
-        or state[:2] in {"08", "53", "57", "58", "40"}
-        or state in {"55P03", "25P03", "25P04", "25006"}
+        or state[:2] in {"08", "28", "53", "57", "58", "40"}
+        or state in {"3D000", "55P03", "25P03", "25P04", "25006"}
+        # The code stands for much else, too; only these words say that the database is closed to us.
+        or (state == "55000" and "accepting connections" in str(error))
     )
 
 

@@ -6,7 +6,7 @@ let go of the door: `statement_timeout` 2 s, `idle_in_transaction_session_timeou
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -42,6 +42,7 @@ class PostgresDatabase:
     dialect: Literal["postgresql", "sqlite"] = "postgresql"
 
     def __init__(self, plain: AsyncEngine, gated: AsyncEngine, control: AsyncEngine) -> None:
+        self.outages = 0
         self._engines = {Lane.PLAIN: plain, Lane.GATED: gated, Lane.CONTROL: control}
 
     @classmethod
@@ -123,13 +124,15 @@ class PostgresDatabase:
             async with begin() as connection:
                 return await connection.run_sync(work)
 
-        with uncancelled():
+        # A read may be cut at any time, and must be where somebody waits for it with a bound.
+        with nullcontext() if again else uncancelled():
             try:
                 return await _second_chance(once) if again else await once()
             except Exception as error:
                 unavailable = store_unavailable(error)
                 if unavailable is None:
                     raise
+                self.outages += 1
                 log.warning("store_unavailable", lane=lane.value, cause=_first_line(error))
                 raise unavailable from error
 

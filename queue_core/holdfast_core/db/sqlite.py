@@ -13,6 +13,7 @@ import sys
 import threading
 from asyncio import AbstractEventLoop, Future, get_running_loop, wait
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -55,8 +56,9 @@ class FileLock:
     def acquire(self) -> None:
         """Wait for the lock. Blocks the thread: the kernel hands it on, nobody polls."""
         _lock(self._file)
-        os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, f"{os.getpid()}\n".ljust(12).encode())
+        with suppress(OSError):  # the lock holds all the same: on a full disk only the name is missing
+            os.lseek(self._file, 0, os.SEEK_SET)
+            os.write(self._file, f"{os.getpid()}\n".ljust(12).encode())
 
     def acquire_within(self, seconds: float) -> None:
         """Wait for the lock for a while only. For the start, not for every write: it takes a thread.
@@ -205,6 +207,7 @@ class SqliteDatabase:
         self._readers = CapacityLimiter(READERS)
         self._turns: queue.PriorityQueue[_Turn] = queue.PriorityQueue()
         self._numbers = 0
+        self.outages = 0
         # Guards begun/given_up: a turn is either run or given up, never both.
         self._decide = threading.Lock()
         self._thread = threading.Thread(target=self._write_in_turn, name="holdfast-writer", daemon=True)
@@ -239,7 +242,7 @@ class SqliteDatabase:
         try:
             return await run_sync(reading, limiter=self._readers)
         except Exception as error:
-            _raise_if_unavailable(error)
+            self._raise_if_unavailable(error)
             raise
 
     async def write(self, work: Work[T], *, lane: Lane = Lane.PLAIN) -> T:
@@ -257,17 +260,35 @@ class SqliteDatabase:
                 with self._decide:
                     turn.given_up = not turn.begun
                 if turn.given_up:
-                    raise StoreUnavailable(
-                        f"Process {self._lock.holder()} has held the queue's lock for {TURN_SECONDS[lane]:.0f} s."
-                        " Nothing was written; if that process is stuck, end it and repeat."
-                    ) from None
+                    self.outages += 1
+                    raise self._turn_did_not_come(TURN_SECONDS[lane]) from None
                 await _settled(turn.future)
             try:
                 result: T = turn.future.result()
                 return result
             except Exception as error:
-                _raise_if_unavailable(error)
+                self._raise_if_unavailable(error)
                 raise
+
+    def _raise_if_unavailable(self, error: Exception) -> None:
+        unavailable = store_unavailable(error)
+        if unavailable is not None:
+            self.outages += 1
+            log.warning("store_unavailable", cause=str(error).splitlines()[0][:200])
+            raise unavailable from error
+
+    def _turn_did_not_come(self, seconds: float) -> StoreUnavailable:
+        holder = self._lock.holder()
+        if holder in (None, os.getpid()):
+            # Our own turn holds the lock file, and waits for a program that does not know it.
+            return StoreUnavailable(
+                f"The database has been locked by another program for {seconds:.0f} s (a shell, a backup?)."
+                " Nothing was written; end that and repeat."
+            )
+        return StoreUnavailable(
+            f"Process {holder} has held the queue's lock for {seconds:.0f} s. Nothing was written; if that"
+            " process is stuck, end it and repeat."
+        )
 
     def _write_in_turn(self) -> None:
         while True:
@@ -301,13 +322,6 @@ class SqliteDatabase:
 
         with uncancelled():
             await run_sync(closing)
-
-
-def _raise_if_unavailable(error: Exception) -> None:
-    unavailable = store_unavailable(error)
-    if unavailable is not None:
-        log.warning("store_unavailable", cause=str(error).splitlines()[0][:200])
-        raise unavailable from error
 
 
 async def _settled(future: "Future[Any]") -> None:

@@ -8,6 +8,7 @@ underscores is refused everywhere (CONTRACT, first paragraph).
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, TypeVar, cast
 
@@ -29,13 +30,15 @@ __all__ = [
     "MAX_WAIT_SECONDS",
     "Answer",
     "Capabilities",
-    "FreeText",
     "JsonObject",
+    "LongText",
     "Name",
+    "Part",
     "PersonRequest",
     "Query",
     "Reason",
     "Request",
+    "ShortText",
     "Version",
     "WorkerRequest",
     "broken_rule",
@@ -150,11 +153,13 @@ def _unique(names: list[str]) -> list[str]:
 
 _R = TypeVar("_R", bound=Request)
 
-FreeText = Annotated[str, AfterValidator(_without_nul)]
+LongText = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_without_nul)]
+ShortText = Annotated[str, Field(max_length=MAX_CHECKPOINT), AfterValidator(_without_nul)]
+Part = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_without_nul)]
 Reason = Annotated[
     str,
-    BeforeValidator(_strip),
     Field(min_length=1, max_length=MAX_REASON, description="Why; 1 to 1,000 characters."),
+    BeforeValidator(_strip),
     AfterValidator(_without_nul),
 ]
 #: A version as a client names it; what a database's bigint holds.
@@ -256,9 +261,8 @@ def parse_query(model: type[_R], pairs: list[tuple[str, str]]) -> _R:
     """Read a query string's pairs. Raises InvalidRequest naming each parameter that is wrong."""
     names = [name for name, _ in pairs]
     refused, _ = _refused_names(model, names)
-    refused += [
-        FieldError(_shown(name), "is given more than once") for name in set(names) if names.count(name) > 1
-    ]
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    refused += [FieldError(_shown(name), "is given more than once") for name in doubled]
     if refused:
         raise InvalidRequest.of(*refused)
     try:

@@ -1,27 +1,28 @@
 """Jobs, claims, leases and outcomes (CONTRACT section 4)."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from holdfast_core.schemas.base import (
-    MAX_CHECKPOINT,
     MAX_LEASE_SECONDS,
     MAX_PAGE,
     MAX_PROGRESS_BYTES,
-    MAX_TEXT,
     MAX_WAIT_SECONDS,
     Answer,
     Capabilities,
-    FreeText,
     JsonObject,
+    LongText,
     Name,
+    Part,
     PersonRequest,
     Query,
     Reason,
+    ShortText,
     Version,
     WorkerRequest,
 )
@@ -48,8 +49,15 @@ __all__ = [
 
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
-    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_PROGRESS_BYTES:
+    if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_PROGRESS_BYTES:
         raise ValueError(f"is larger than {MAX_PROGRESS_BYTES} bytes")
+    return value
+
+
+def _written_as_time(value: object) -> object:
+    # pydantic reads "1700000000" as seconds since 1970: more likely a mistake than a wish.
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d{2}-\d{2}[Tt ]", value):
+        raise ValueError("should be a time as in RFC 3339: 2026-02-20T01:55:00Z")
     return value
 
 
@@ -58,7 +66,10 @@ LeaseSeconds = Annotated[
 ]
 #: Years that every clock and database involved can hold in any zone.
 RunAt = Annotated[
-    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9999, 1, 1, tzinfo=UTC))
+    AwareDatetime,
+    Field(strict=False),
+    BeforeValidator(_written_as_time),
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9999, 1, 1, tzinfo=UTC)),
 ]
 LeaseToken = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -151,7 +162,7 @@ class HeartbeatRequest(WorkerRequest):
     lease_token: LeaseToken | None = None
     observed_version: Version | None = None
     phase: JobPhase | None = None
-    checkpoint: Annotated[FreeText, Field(max_length=MAX_CHECKPOINT)] | None = None
+    checkpoint: ShortText | None = None
     progress: Annotated[JsonObject, AfterValidator(_small)] | None = None
     compact: bool = Field(default=False, description="Leave the payload out of the answer.")
 
@@ -160,7 +171,7 @@ class CompleteRequest(WorkerRequest):
     """The job succeeded."""
 
     worker_id: Name
-    result_summary: Annotated[FreeText, Field(max_length=MAX_TEXT)] | None = None
+    result_summary: LongText | None = None
     lease_token: LeaseToken | None = None
 
 
@@ -168,7 +179,7 @@ class FailRequest(WorkerRequest):
     """The job failed; with `retryable` it comes back after a back-off while attempts are left."""
 
     worker_id: Name
-    error_message: Annotated[FreeText, Field(max_length=MAX_TEXT)]
+    error_message: LongText
     retryable: bool = False
     lease_token: LeaseToken | None = None
 
@@ -178,14 +189,14 @@ class ReleaseRequest(WorkerRequest):
 
     worker_id: Name
     lease_token: LeaseToken
-    reason: Annotated[FreeText, Field(max_length=MAX_TEXT)] | None = None
+    reason: LongText | None = None
 
 
 class CancelAckRequest(WorkerRequest):
     """The holder has stopped a job whose cancellation was asked for."""
 
     worker_id: Name
-    message: Annotated[FreeText, Field(max_length=MAX_TEXT)] | None = None
+    message: LongText | None = None
     lease_token: LeaseToken | None = None
 
 
@@ -213,8 +224,6 @@ class JobQuery(Query):
     status: JobStatus | None = None
     type: Name | None = None
     claimed_by: Name | None = None
-    q: Annotated[FreeText, Field(min_length=1, max_length=128)] | None = Field(
-        default=None, description="Part of the type, id or worker."
-    )
+    q: Part | None = Field(default=None, description="Part of the type, id or worker.")
     limit: int = Field(default=50, ge=1, le=MAX_PAGE)
     cursor: str | None = Field(default=None, max_length=256)

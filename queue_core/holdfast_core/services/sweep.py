@@ -40,12 +40,15 @@ class Sweeper:
         self._clock = clock
         self._back_since: float | None = None
         self._last_round = float("-inf")
+        #: Of the whole process: heartbeats may have failed though the sweep itself could read.
+        self._outages = 0
 
     async def sweep(self) -> int:
         """One round; how many jobs were put back."""
         now = self._clock.monotonic()
-        if now - self._last_round > HELD_UP_SECONDS:
+        if now - self._last_round > HELD_UP_SECONDS or self._outages != self._database.outages:
             self._back_since = None
+            self._outages = self._database.outages
         self._last_round = now
         if self._cache.paused() is not None:
             return 0

@@ -101,7 +101,8 @@ _CANCEL_NOW = (
         lease_expires_at=None,
         next_attempt_at=None,
         phase=None,
-        claim_outcome=VOID,
+        # An outcome that its holder made stays known, so that it can be repeated.
+        claim_outcome=case((status_is(JobStatus.RUNNING), literal(VOID)), else_=jobs.c.claim_outcome),
         updated_at=Now(),
     )
     .returning(*jobs.c)
@@ -142,7 +143,6 @@ _RETRY = (
         status=JobStatus.QUEUED.value,
         attempt=1,
         claimed_by=None,
-        claim_outcome=VOID,
         checkpoint=None,
         progress=None,
         result_summary=None,
