@@ -79,6 +79,12 @@ def paused(_: list[Any]) -> Script:
         yield Request("/api/queue/jobs/claim", CLAIM, _got_pause)
 
 
+def either(_: list[Any]) -> Script:
+    """Claims while pauses come and go: a job exactly where the system is not paused, and never an empty queue."""
+    while True:
+        yield Request("/api/queue/jobs/claim", CLAIM, lambda answer: _got_job(answer) or _got_pause(answer))
+
+
 def heartbeat(jobs: list[Any]) -> Script:
     """Heartbeats of running jobs, one after the other."""
     while True:
@@ -122,7 +128,8 @@ def mcp_paused(_: list[Any]) -> Script:
 
 
 KINDS: dict[str, Callable[[list[Any]], Script]] = {
-    script.__name__: script for script in (noop, claim, paused, heartbeat, whole, mcp_claim, mcp_paused)
+    script.__name__: script
+    for script in (noop, claim, paused, either, heartbeat, whole, mcp_claim, mcp_paused)
 }
 
 

@@ -13,14 +13,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import httpx2
@@ -110,14 +110,34 @@ def slice_of(row: Row, url: str, pid: int, kind: str, options: argparse.Namespac
     return rate
 
 
-def toggle(url: str, action: str) -> float:
-    """Pause or resume; the milliseconds until the answer."""
-    body = {"action": action, "mode": "drain", "reason": "benchmark"}
-    begun = time.perf_counter()
-    answer = httpx2.post(f"{url}/api/system/worker-pause", json=body, timeout=30)
-    took = (time.perf_counter() - begun) * 1000
-    answer.raise_for_status()
-    return took
+class Operator:
+    """Pauses and resumes, over one connection that stays open."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx2.Client(base_url=url, timeout=30)
+
+    def toggle(self, action: str) -> tuple[float, dict[str, Any]]:
+        """The milliseconds until the answer, and the answer."""
+        body = {"action": action, "mode": "drain", "reason": "benchmark"}
+        begun = time.perf_counter()
+        answer = self._client.post("/api/system/worker-pause", json=body)
+        took = (time.perf_counter() - begun) * 1000
+        return took, answer.raise_for_status().json()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+
+@contextmanager
+def paused(url: str) -> Generator[None]:
+    """The system is paused in the block."""
+    with Operator(url) as operator:
+        operator.toggle("pause")
+        yield
+        operator.toggle("resume")
 
 
 def prepare(store: Store) -> None:
@@ -170,39 +190,63 @@ async def _fill(url: str) -> None:
 
 
 def pauses(store: Store, options: argparse.Namespace) -> list[float]:
-    """How long a pause takes to be answered while claimers run against every process, in milliseconds."""
-    over = threading.Event()
-    wrong: list[BaseException] = []
-
-    def claiming(url: str) -> None:
-        body = {"workerId": "bench", "leaseSeconds": 3600}
-        try:
-            with httpx2.Client(base_url=url, timeout=30) as client:
-                while not over.is_set():
-                    answer = client.post("/api/queue/jobs/claim", json=body).raise_for_status().json()
-                    if answer["job"] is not None and answer["system"]["workersPaused"]:
-                        raise SystemExit("a job was handed out with a paused system")
-        except BaseException as error:  # said at the end, by the one who started it
-            wrong.append(error)
-
-    claimers = [
-        threading.Thread(target=claiming, args=(store.addresses[n % len(store.addresses)],))
-        for n in range(options.claimers)
+    """How long a pause takes to be answered while claimers in processes of their own run against every server, in
+    milliseconds. Checks afterwards that no job started between a pause and its resume, by the database's clock."""
+    share = max(1, options.claimers // len(store.addresses))
+    orders = [{"url": url, "kind": "either", "connections": share, "seconds": 600} for url in store.addresses]
+    loads = [
+        subprocess.Popen([sys.executable, str(HERE / "load.py")], stdin=subprocess.PIPE, text=True)
+        for _ in orders
     ]
-    for claimer in claimers:
-        claimer.start()
     try:
-        found: list[float] = []
-        for number in range(options.pauses):
-            found.append(toggle(store.addresses[number % len(store.addresses)], "pause"))
-            toggle(store.addresses[0], "resume")
+        for load_, order in zip(loads, orders, strict=True):
+            assert load_.stdin is not None
+            load_.stdin.write(json.dumps(order))
+            load_.stdin.close()
+        with ExitStack() as stack:
+            operators = [stack.enter_context(Operator(url)) for url in store.addresses]
+            time.sleep(1)  # until the claimers are under way
+            found: list[float] = []
+            spans: list[tuple[datetime, datetime]] = []
+            for number in range(options.pauses):
+                operator = operators[number % len(operators)]
+                took, answer = operator.toggle("pause")
+                found.append(took)
+                _, resumed = operator.toggle("resume")
+                spans.append((_updated(answer), _updated(resumed)))
+                time.sleep(0.1)  # so that the next pause meets claims in flight
+        if any(load_.poll() is not None for load_ in loads):
+            raise SystemExit("a claimer got a wrong answer, or the queue ran dry")
     finally:
-        over.set()
-        for claimer in claimers:
-            claimer.join()
-    if wrong:
-        raise SystemExit(f"a claimer failed: {wrong[0]!r}")
+        for load_ in loads:
+            load_.kill()
+            load_.wait()
+    late = anyio.run(_started_within, store.url, spans)
+    if late:
+        raise SystemExit(f"{late} jobs started between a pause and its resume")
     return sorted(found)
+
+
+def _updated(snapshot: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(snapshot["system"]["updatedAt"])
+
+
+async def _started_within(url: str, spans: list[tuple[datetime, datetime]]) -> int:
+    from sqlalchemy import func, select
+
+    from holdfast_core.db import open_database
+    from holdfast_core.db.tables import jobs
+    from holdfast_core.settings import load_settings
+
+    database = await open_database(load_settings(database_url=url, database_pool_size=4))
+    try:
+        count = 0
+        for begin, end in spans:
+            wanted = select(func.count()).where(jobs.c.started_at.between(begin, end))
+            count += await database.read(lambda c, wanted=wanted: c.execute(wanted).scalar_one())
+        return count
+    finally:
+        await database.close()
 
 
 @contextmanager
@@ -251,12 +295,9 @@ def measure(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Row], di
                 base = slice_of(rows["", "noop"], noop_url, noop_pid, "noop", options, [])
                 url, pid = store.addresses[0], store.pids[0]
                 for kind in KINDS:
-                    if kind.endswith("paused"):
-                        toggle(url, "pause")
                     row = rows[store.name, kind]
-                    row.ratios.append(slice_of(row, url, pid, kind, options, store.jobs) / base)
-                    if kind.endswith("paused"):
-                        toggle(url, "resume")
+                    with paused(url) if kind.endswith("paused") else nullcontext():
+                        row.ratios.append(slice_of(row, url, pid, kind, options, store.jobs) / base)
                     say(f"  {store.name}: {TITLES[kind]}: {row.rates[-1]:,.0f}/s, {row.ratios[-1]:.2f}x")
         for store in found:
             prepare(store)
@@ -311,8 +352,8 @@ def report(
             "|---|---|---|---|---|---|---|---|",
             *body,
             "",
-            f"Pause to its answer, over REST, under {options.claimers} claimers on all processes (PostgreSQL 2, SQLite 4",
-            "on one file):",
+            f"Pause to its answer, over REST, under {options.claimers} claimers on all processes (PostgreSQL 2, SQLite",
+            "4 on one file):",
             "",
             "| database | pauses | p50 ms | p99 ms | worst ms |",
             "|---|---|---|---|---|",

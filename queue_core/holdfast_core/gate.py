@@ -59,7 +59,6 @@ from typing import Final
 
 import structlog
 from sqlalchemy import ColumnElement, Connection, exists, literal, select, text
-from sqlalchemy.exc import DBAPIError
 
 from holdfast_core.clock import Clock
 from holdfast_core.db.tables import pause_gate
@@ -76,13 +75,20 @@ DOOR_WAIT_SECONDS: Final = 1
 #: toggle is made or answered "not confirmed" (CONTRACT section 3).
 DOOR_TRIES: Final = 3
 
-_LOCK_NOT_AVAILABLE: Final = "55P03"
-
-# The exclusive side. EXCLUSIVE conflicts with the claims' ROW SHARE, not with a dump's ACCESS SHARE.
-_CLOSE = text("LOCK TABLE pause_gate IN EXCLUSIVE MODE")
-
-# One attempt's patience; ends with the savepoint or the transaction.
-_PATIENCE = text(f"SET LOCAL lock_timeout = '{DOOR_WAIT_SECONDS}s'")
+# The exclusive side, in one round trip, with a savepoint of its own. EXCLUSIVE conflicts with the claims' ROW SHARE,
+# not with a dump's ACCESS SHARE. A statement of its own, so that what comes after sees what the claims committed.
+_CLOSE = text(
+    f"""
+    DO $$
+    BEGIN
+        SET LOCAL lock_timeout = '{DOOR_WAIT_SECONDS}s';
+        LOCK TABLE pause_gate IN EXCLUSIVE MODE;
+        PERFORM set_config('holdfast.door', 'closed', true);
+    EXCEPTION WHEN lock_not_available THEN
+        PERFORM set_config('holdfast.door', 'open', true);
+    END $$
+    """
+)
 
 # End the sessions that hold the door open. All of them are claims or sweeps: nothing else names this table.
 _END_HOLDERS = text(
@@ -95,8 +101,10 @@ _END_HOLDERS = text(
     """
 )
 
-# What has been claimed by now, under the closed door.
-_DOOR_POSTGRESQL = text("SELECT pg_current_snapshot()::text")
+# What has been claimed by now, if the door is closed; else null.
+_DOOR_POSTGRESQL = text(
+    "SELECT CASE current_setting('holdfast.door') WHEN 'closed' THEN pg_current_snapshot()::text END"
+)
 _DOOR_SQLITE = text("SELECT CAST(claims AS TEXT) FROM pause_gate")
 
 
@@ -114,19 +122,12 @@ def close_door(connection: Connection) -> str:
     if connection.dialect.name == "sqlite":
         return str(connection.execute(_DOOR_SQLITE).scalar_one())  # our turn as the writer is the door
     for _ in range(DOOR_TRIES):
-        attempt = connection.begin_nested()
-        try:
-            connection.execute(_PATIENCE)
-            connection.execute(_CLOSE)
-        except DBAPIError as error:
-            attempt.rollback()
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-                raise
-            ended = [row.pid for row in connection.execute(_END_HOLDERS)]
-            log.warning("gate_holders_ended", sessions=ended)
-        else:
-            attempt.commit()
-            return str(connection.execute(_DOOR_POSTGRESQL).scalar_one())
+        connection.execute(_CLOSE)
+        door: str | None = connection.execute(_DOOR_POSTGRESQL).scalar_one()
+        if door is not None:
+            return door
+        ended = [row.pid for row in connection.execute(_END_HOLDERS)]
+        log.warning("gate_holders_ended", sessions=ended)
     raise PauseNotConfirmed(
         "Claims in flight could not be ended in time, so the pause was not made. Repeat it; if this goes on,"
         " look for sessions that hold a lock on pause_gate in pg_locks."

@@ -274,7 +274,7 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.sampled_from(sorted(LEAST, key=lambda model: model.__name__)), st.data())
 def test_whatever_is_sent_is_read_or_refused_by_name(model: type[Request], data: st.DataObject) -> None:
     names = st.sampled_from([str(field.alias) for field in model.model_fields.values()]) | st.text(max_size=5)

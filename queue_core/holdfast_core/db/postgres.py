@@ -36,6 +36,17 @@ def plain_url(url: str) -> str:
     return url.replace("postgresql+asyncpg://", "postgresql://", 1)
 
 
+#: A claim walks its index in the order of the index and stops at the first job. With statistics taken while the
+#: table was small, or none, the planner would rather fetch and sort all that is queued: 35 ms instead of 0.3 with
+#: 60,000 jobs. These sessions run nothing but claims and sweeps, so they can be told.
+_WALK_THE_INDEX: Final = {
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
+    "enable_bitmapscan": "off",
+    "enable_seqscan": "off",
+}
+
+
 class PostgresDatabase:
     """The store on PostgreSQL."""
 
@@ -43,7 +54,12 @@ class PostgresDatabase:
 
     def __init__(self, plain: AsyncEngine, gated: AsyncEngine, control: AsyncEngine) -> None:
         self.outages = 0
-        self._engines = {Lane.PLAIN: plain, Lane.GATED: gated, Lane.CONTROL: control}
+        self._engines = {
+            Lane.PLAIN: plain,
+            Lane.SINGLE: plain.execution_options(isolation_level="AUTOCOMMIT"),  # the same pool
+            Lane.GATED: gated,
+            Lane.CONTROL: control,
+        }
 
     @classmethod
     async def open(cls, settings: Settings) -> "PostgresDatabase":
@@ -72,6 +88,7 @@ class PostgresDatabase:
                 {
                     "statement_timeout": "2s",
                     "idle_in_transaction_session_timeout": "1s",
+                    **_WALK_THE_INDEX,
                     **_patience("3s", version),
                 },
                 autocommit=True,
@@ -107,8 +124,8 @@ class PostgresDatabase:
                 )
 
     async def read(self, work: Work[T]) -> T:
-        """Run `work` in a transaction; once more where the connection turned out to be dead."""
-        return await self._run(Lane.PLAIN, work, again=True)
+        """Run `work`, statement by statement; once more where the connection turned out to be dead."""
+        return await self._run(Lane.SINGLE, work, again=True)
 
     async def write(self, work: Work[T], *, lane: Lane = Lane.PLAIN) -> T:
         """Run `work` in one transaction and commit it."""
@@ -117,7 +134,7 @@ class PostgresDatabase:
     async def _run(self, lane: Lane, work: Work[T], *, again: bool) -> T:
         engine = self._engines[lane]
         begin: Callable[[], AbstractAsyncContextManager[AsyncConnection]] = (
-            engine.connect if lane is Lane.GATED else engine.begin
+            engine.connect if lane in {Lane.GATED, Lane.SINGLE} else engine.begin
         )
 
         async def once() -> T:

@@ -37,12 +37,12 @@ log = structlog.get_logger(__name__)
 
 READERS: Final = 4
 #: How long a write waits for its turn before it is given up. Then it has not begun and never will.
-TURN_SECONDS: Final = {Lane.CONTROL: 3.0, Lane.PLAIN: 5.0, Lane.GATED: 5.0}
+TURN_SECONDS: Final = {Lane.CONTROL: 3.0, Lane.PLAIN: 5.0, Lane.SINGLE: 5.0, Lane.GATED: 5.0}
 #: How long a start waits for the lock.
 START_SECONDS: Final = 30.0
 #: How long SQLite itself waits for a writer that does not know our lock file (the sqlite3 shell, a backup).
 BUSY_MS: Final = 3_000
-_PRIORITY: Final = {Lane.CONTROL: 0, Lane.PLAIN: 1, Lane.GATED: 1}
+_PRIORITY: Final = {Lane.CONTROL: 0, Lane.PLAIN: 1, Lane.SINGLE: 1, Lane.GATED: 1}
 _STOP_PRIORITY: Final = 2
 
 

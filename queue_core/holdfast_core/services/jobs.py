@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
-from holdfast_core.db import Database
+from holdfast_core.db import Database, Lane
 from holdfast_core.errors import FieldError, InvalidRequest, JobNotFound, JobStateConflict
 from holdfast_core.ids import uuid7
 from holdfast_core.schemas import (
@@ -49,7 +49,7 @@ class JobService:
         """Add a job. Works while paused, too; nothing hands it out before the resume."""
         job_id = uuid7()
         job = await self._database.write(
-            lambda connection: store.insert_job(connection, job_id, request, caller.user_id)
+            lambda connection: store.insert_job(connection, job_id, request, caller.user_id), lane=Lane.SINGLE
         )
         self._bus.announce("jobs")
         return job

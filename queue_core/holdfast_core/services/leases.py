@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
-from holdfast_core.db import Database
+from holdfast_core.db import Database, Lane
 from holdfast_core.errors import HoldfastError, JobNotFound, JobNotOwned, JobStateConflict, LeaseLost
 from holdfast_core.gate import GateCache
 from holdfast_core.schemas import (
@@ -79,7 +79,7 @@ class LeaseService:
             job = job_from(row, compact=request.compact)
             return HeartbeatAnswer(**dict(job), system=read_system(connection))
 
-        answer = await self._database.write(work)
+        answer = await self._database.write(work, lane=Lane.SINGLE)
         self._watch.learn(answer.system, asked_at=asked_at)
         self._presence.answered(request.worker_id, answer.system.version)
         return answer
@@ -175,7 +175,7 @@ class OutcomeService:
                 return job_from(row), False
             raise _why_not(row, found, worker_id, token_hash, verb)
 
-        job, changed = await self._database.write(ending)
+        job, changed = await self._database.write(ending, lane=Lane.SINGLE)
         if changed:
             if job.status is JobStatus.QUEUED:
                 self._bus.announce("jobs")

@@ -39,7 +39,7 @@ from holdfast_core.states import JobPhase, JobStatus
 from holdfast_core.store.jobs import VOID, is_stale, job_from, put_back
 from holdfast_core.store.pause import read_system, system_from
 
-__all__ = ["SWEEP_BATCH", "Claim", "any_expired", "any_ready", "backoff", "sweep", "take"]
+__all__ = ["SWEEP_BATCH", "Claim", "any_expired", "any_ready", "backoff", "claim_statement", "sweep", "take"]
 
 #: Expired leases handled by one statement; the sweep repeats while it finds as many.
 SWEEP_BATCH: Final = 100
@@ -88,8 +88,8 @@ _taken_values: Final[dict[str, Any]] = {
 
 
 def _ready(*, dialect: str, by_type: bool) -> Select[tuple[UUID]]:
-    """The next job that this worker may take. `id = ANY(ARRAY(…))` around it keeps the planner on the index,
-    also with statistics taken while the table was tiny; the join form falls into a sequential scan."""
+    """The next job that this worker may take. `id = ANY(ARRAY(…))` around it, since the join form falls into a
+    sequential scan."""
     wanted = (
         select(jobs.c.id)
         .where(
@@ -121,8 +121,9 @@ def _pause_columns(source: Any) -> list[Any]:
 
 
 @cache
-def _take_postgresql(by_type: bool) -> Executable:
-    # Pass the door, read the pause, take the job: one statement, so one snapshot, taken behind the door.
+def claim_statement(*, by_type: bool) -> Executable:
+    """PostgreSQL: pass the door, read the pause, take the job. One statement, so one snapshot, taken behind the
+    door. `by_type`: whether it is limited to some types."""
     gate = select(pause_state).where(pause_state.c.id == literal_column("1"), door_is_open()).cte("gate")
     wanted = _ready(dialect="postgresql", by_type=by_type).where(
         not_(select(gate.c.paused).scalar_subquery())
@@ -160,7 +161,7 @@ def _ready_sqlite(by_type: bool) -> Select[tuple[UUID]]:
 def take(connection: Connection, claim: Claim, *, token: str) -> tuple[Job | None, System]:
     """Take the next job for this worker, unless the system is paused. The answer's `system` is the one read here."""
     if connection.dialect.name == "postgresql":
-        statement = _take_postgresql(claim.types is not None)
+        statement = claim_statement(by_type=claim.types is not None)
         row = connection.execute(statement, claim.arguments()).one()
         system = system_from(row, _PREFIX)
         return (None if row.id is None else job_from(row, lease_token=token)), system
