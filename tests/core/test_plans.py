@@ -1,7 +1,7 @@
 """Plans that hold: a claim walks its index, whatever the statistics say."""
 
 import pytest
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import Connection, insert
 
 from holdfast_core.clock import SystemClock
 from holdfast_core.db import Database, Lane
@@ -12,7 +12,7 @@ from support.stores import core
 
 pytestmark = pytest.mark.anyio
 
-QUEUED = 5_000
+QUEUED = 30_000
 
 
 async def fill(database: Database) -> None:
@@ -32,11 +32,10 @@ async def fill(database: Database) -> None:
 
 
 @pytest.mark.parametrize("types", [None, ("t", "u")])
-async def test_a_claim_walks_its_index_with_statistics_taken_while_the_table_was_empty(
+async def test_a_claim_walks_its_index_though_no_statistics_were_taken(
     postgres_database_url: str, types: tuple[str, ...] | None
 ) -> None:
     async with core(postgres_database_url) as (_, database):
-        await database.write(lambda c: c.execute(text("ANALYZE agent_jobs")))
         await fill(database)
         claim = Claim("w", 60, "x", types, ())
 
