@@ -9,7 +9,6 @@ import pytest
 from anyio.to_thread import run_sync
 
 from holdfast_core.db import Database
-from holdfast_core.db.postgres import plain_url
 from holdfast_core.db.sqlite import FileLock
 from holdfast_core.ids import uuid7
 from holdfast_core.schemas import EnqueueRequest, Job, parse_request
@@ -17,7 +16,7 @@ from holdfast_core.settings import load_settings
 from holdfast_core.states import JobStatus
 from holdfast_core.store.jobs import insert_job
 from holdfast_core.store.metrics import backlog
-from support.core import claim, claimed, column, enqueue, get, until
+from support.core import claim, claimed, column, enqueue, get, session, until
 from support.stores import core
 
 pytestmark = pytest.mark.anyio
@@ -58,12 +57,9 @@ async def door_held_shut(url: str, database: Database) -> AsyncGenerator[Door]:
         finally:
             lock.close()
     else:
-        connection = await asyncpg.connect(plain_url(url))
-        await connection.execute("BEGIN; LOCK TABLE pause_gate IN EXCLUSIVE MODE")
-        try:
+        async with session(url) as connection:
+            await connection.execute("BEGIN; LOCK TABLE pause_gate IN EXCLUSIVE MODE")
             yield Door(connection, None)
-        finally:
-            connection.terminate()
 
 
 async def test_a_claim_cancelled_as_it_takes_a_job_gives_it_back_and_uses_no_attempt(

@@ -5,12 +5,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import anyio
-import asyncpg
 import pytest
 from anyio.to_thread import run_sync
 
 from holdfast_core.db import Database
-from holdfast_core.db.postgres import plain_url
 from holdfast_core.db.sqlite import FileLock
 from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import Job
@@ -27,6 +25,7 @@ from support.core import (
     heartbeat,
     release,
     requeue,
+    session,
     until,
 )
 from support.stores import core
@@ -60,24 +59,19 @@ async def row_held(url: str, database: Database, job: Job) -> AsyncGenerator[Cal
             lock.release()
             lock.close()
         return
-    connection = await asyncpg.connect(plain_url(url))
-    watching = await asyncpg.connect(plain_url(url))
+    async with session(url) as connection, session(url) as watching:
 
-    async def waiting() -> int:
-        found: int = await watching.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock' AND application_name = 'holdfast'"
-        )
-        return found
+        async def waiting() -> int:
+            found: int = await watching.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock' AND application_name = 'holdfast'"
+            )
+            return found
 
-    try:
         await connection.execute("BEGIN")
         await connection.execute("SELECT 1 FROM agent_jobs WHERE id = $1 FOR UPDATE", job.id)
         yield waiting
-    finally:
         await connection.execute("ROLLBACK")
-        await connection.close()
-        await watching.close()
 
 
 async def one_after_the_other(

@@ -4,13 +4,11 @@ import sqlite3
 from datetime import timedelta
 
 import anyio
-import asyncpg
 import pytest
 from sqlalchemy import Connection, insert, select
 from structlog.testing import capture_logs
 
 from holdfast_core.db import Database
-from holdfast_core.db.postgres import plain_url
 from holdfast_core.db.tables import jobs
 from holdfast_core.db.types import Now
 from holdfast_core.errors import StoreUnavailable
@@ -30,6 +28,7 @@ from support.core import (
     heartbeat,
     pause,
     resume,
+    session,
     until,
 )
 from support.proxy import proxy
@@ -265,32 +264,29 @@ async def test_sweepers_pass_over_each_others_rows_and_over_those_that_somebody_
     async with (
         core(postgres_database_url, **settings) as (first, database),
         core(postgres_database_url, **settings) as (second, _),
+        session(postgres_database_url) as watching,
     ):
-        holder = await asyncpg.connect(plain_url(postgres_database_url))
-        watching = await asyncpg.connect(plain_url(postgres_database_url))
         await database.write(lambda c: plant_stale(c, 20))
-        await holder.execute("BEGIN")
-        held = await holder.fetchval("SELECT id FROM agent_jobs WHERE attempt = 1 LIMIT 1 FOR UPDATE")
         done: list[int] = []
 
         async def sweep(services: Services) -> None:
             done.append(await services.sweeper.sweep())
 
         async def done_or_waiting() -> bool:
-            waiting = await watching.fetchval(
+            waiting: int = await watching.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
                 " AND wait_event_type = 'Lock'"
             )
-            return len(done) + int(waiting) >= 2
+            return len(done) + waiting >= 2
 
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks, session(postgres_database_url) as holder:
+            await holder.execute("BEGIN")
+            held = await holder.fetchval("SELECT id FROM agent_jobs WHERE attempt = 1 LIMIT 1 FOR UPDATE")
             for services in (first, second):
                 tasks.start_soon(sweep, services)
             await until(done_or_waiting)
             assert len(done) == 2, "a sweep waits for a row that somebody holds"
-            await holder.execute("COMMIT")
-        await holder.close()
-        await watching.close()
+            await holder.execute("ROLLBACK")
 
         async def all_swept() -> bool:
             await first.sweeper.sweep()

@@ -1,14 +1,12 @@
 """The count that must be none: running jobs whose claim committed after the pause."""
 
-import asyncpg
 import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from holdfast_core.db import Database
-from holdfast_core.db.postgres import plain_url
 from holdfast_core.store.metrics import violations
-from support.core import claimed, complete, enqueue, pause, resume
+from support.core import claimed, complete, enqueue, pause, resume, session
 from support.stores import core
 
 pytestmark = pytest.mark.anyio
@@ -85,11 +83,10 @@ async def test_a_claim_that_was_under_way_at_the_pause_and_commits_after_it_is_c
     """It had its number before the pause, and is a broken promise all the same."""
     async with core(postgres_database_url) as (services, database):
         await enqueue(services)
-        connection = await asyncpg.connect(plain_url(postgres_database_url))
-        await connection.execute("BEGIN")
-        await connection.execute(CLAIM_POSTGRESQL)
-        await pause(services)  # this claim did not pass the door, so the pause does not wait for it
-        assert await database.read(violations) == 0
-        await connection.execute("COMMIT")
-        await connection.close()
+        async with session(postgres_database_url) as connection:
+            await connection.execute("BEGIN")
+            await connection.execute(CLAIM_POSTGRESQL)
+            await pause(services)  # this claim did not pass the door, so the pause does not wait for it
+            assert await database.read(violations) == 0
+            await connection.execute("COMMIT")
         assert await database.read(violations) == 1

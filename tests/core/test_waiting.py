@@ -36,7 +36,7 @@ from support.stores import core
 pytestmark = pytest.mark.anyio
 
 #: Rounds of "wait, then be woken" must come to less than this together; by the poll alone each takes a second.
-BEFORE_THE_POLL = 1.5
+BEFORE_THE_POLL = 2.5
 ROUNDS = 4
 
 

@@ -1,12 +1,14 @@
 """What the core's tests say over and over: verbs with JSON bodies, and looks and acts behind the services' back."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import anyio
+import asyncpg
 from sqlalchemy import Connection, literal_column, select, text, update
 
 from holdfast_core.callers import LOCAL_OPERATOR
@@ -164,6 +166,12 @@ async def until(condition: Callable[[], Awaitable[T]], seconds: float = 10) -> T
     return found
 
 
-def beside(url: str, database: str = "postgres") -> str:
-    """The URL of another database on the same PostgreSQL, as asyncpg takes it."""
-    return urlsplit(plain_url(url))._replace(path=f"/{database}").geturl()
+@asynccontextmanager
+async def session(url: str, *, beside: bool = False) -> "AsyncGenerator[asyncpg.Connection[asyncpg.Record]]":
+    """A foreign session on the PostgreSQL database, or `beside` it: on the server's own. Ends with the block."""
+    url = plain_url(url)
+    connection = await asyncpg.connect(urlsplit(url)._replace(path="/postgres").geturl() if beside else url)
+    try:
+        yield connection
+    finally:
+        connection.terminate()  # whatever it holds or waits for

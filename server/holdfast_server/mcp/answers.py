@@ -1,7 +1,7 @@
 """What a tool says back: the answer as structured content and as text, or an error as text alone.
 
 An error has no structured content: one client refuses what does not match the output schema, and the
-model then never sees the error (notes/mcp.md).
+model then never sees the error.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The MCP server: lists the tools and calls them, on the SDK's low-level server.
 
 The low-level server and a table of our own, not the SDK's decorators: those let unknown arguments
-pass, cannot say camelCase, and show the model a raw validation dump (notes/mcp.md).
+pass, cannot say camelCase, and show the model a raw validation dump.
 """
 
 from collections.abc import Callable
