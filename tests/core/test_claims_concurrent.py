@@ -1,7 +1,9 @@
 """Many claimers in several processes: each job goes to one of them, and none is left over."""
 
+import time
 from collections import Counter
 from contextlib import AsyncExitStack
+from statistics import median
 
 import anyio
 import pytest
@@ -12,6 +14,7 @@ from holdfast_core.settings import load_settings
 from holdfast_core.states import JobStatus
 from holdfast_server.compose import open_services
 from support.core import claim, enqueue, get, release
+from support.stores import core
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +72,18 @@ async def test_a_job_put_back_while_many_claim_goes_to_one_of_them(database_url:
                 tasks.start_soon(work, (first, second)[number % 2], f"w-{number}")
         assert len(rounds) > 2, "hardly anybody had a turn"
         assert (await get(first, job)).attempt == 1
+
+
+async def test_a_claim_takes_milliseconds_whether_it_finds_a_job_or_not(database_url: str) -> None:
+    """Whatever the sessions of claims tell the planner: with it, PostgreSQL must not take to compiling (`jit`)
+    each claim, which costs a hundred times what the claim does."""
+    async with core(database_url) as (services, _):
+        for _number in range(15):
+            await enqueue(services)
+        took: list[float] = []
+        for _number in range(30):
+            begun = time.monotonic()
+            await claim(services)
+            took.append(time.monotonic() - begun)
+        assert median(took[:15]) < 0.1
+        assert median(took[15:]) < 0.1

@@ -57,7 +57,7 @@ async def test_each_worker_is_in_the_most_telling_of_the_states(database_url: st
         await present(services, "gone")
         await present(services, "missing")
         await present(services, "late")
-        await silent_for(services, database, gone=610, missing=31, late=29)
+        await silent_for(services, database, gone=610, missing=31, late=20)
         await present(services, "idle")
         await present(services, "paused", autoEnabled=False)
         for worker, phases in {

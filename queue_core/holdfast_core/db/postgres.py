@@ -185,6 +185,9 @@ def _engine(
             # At the start of the session, so that they win over the role's and the database's defaults.
             "server_settings": {
                 "application_name": "holdfast",
+                # Every statement here is short; a plan with a switched-off step in it looks dear enough to the
+                # planner to be compiled, which takes a second.
+                "jit": "off",
                 "default_transaction_isolation": "read committed",
                 "synchronous_commit": "on",
                 "timezone": "UTC",

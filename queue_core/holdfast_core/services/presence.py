@@ -36,7 +36,10 @@ class _Known:
     observed: int | None = None
     #: The version of the last answer: seen, once the worker comes again, though it may not say so.
     answered: int | None = None
-    interval: float = 0.0
+    #: What it said of itself: the seconds within which it is due again.
+    every: float = 0.0
+    #: What it does: the smaller of its last two gaps.
+    pace: float = 0.0
     #: The time between its last two words.
     gap: float = 0.0
     seen_at: float = float("-inf")
@@ -57,25 +60,27 @@ class Presence:
         worker_id: str,
         transport: Transport | None,
         *,
-        every: float = 0.0,
+        every: float | None = None,
         observed_version: int | None = None,
         capabilities: list[str] | None = None,
         auto_enabled: bool | None = None,
     ) -> None:
-        """A worker has spoken. None leaves what is known; `every`: the seconds within which it is due again."""
+        """A worker has spoken. None leaves what is known. `every`: the seconds within which it is due again."""
         now = self._clock.monotonic()
         known = self._known.get(worker_id)
         if known is None:
-            known = self._known[worker_id] = _Known(interval=every)
+            known = self._known[worker_id] = _Known()
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         else:
             # What it said of itself, or else its pace: a gap counts once it comes twice, since being away
             # for a day is no pace.
             gap = now - known.seen_at
-            known.interval = max(every, min(gap, known.gap))
+            known.pace = min(gap, known.gap)
             known.gap = gap
             self._known.move_to_end(worker_id)
+        if every is not None:
+            known.every = every
         before = (known.observed, known.transport, known.auto_enabled, known.capabilities)
         observed = observed_version if observed_version is not None else known.answered
         if observed is not None:
@@ -114,7 +119,7 @@ class Presence:
                     transport=known.transport,
                     auto_enabled=known.auto_enabled,
                     observed_version=known.observed,
-                    interval_seconds=known.interval,
+                    interval_seconds=max(known.every, known.pace),
                     age_seconds=max(0.0, now - known.seen_at),
                 )
                 for worker_id, known in batch
