@@ -12,7 +12,12 @@ from holdfast_core.db.postgres import plain_url
 from holdfast_core.errors import PauseNotConfirmed, StoreUnavailable
 from rest.harness import Api, open_api, open_socket, operations
 from rest.test_bad_bodies import good_body
-from support.core import beside
+
+
+def beside(url: str) -> str:
+    """The server's own database, for what cannot be done from within the test's."""
+    return urlsplit(url)._replace(path="/postgres").geturl()
+
 
 pytestmark = pytest.mark.anyio
 
