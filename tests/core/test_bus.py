@@ -9,7 +9,7 @@ import pytest
 from holdfast_core.changes import ChangeBus, Kind, Subscription, open_bus
 from holdfast_core.changes.bus import KINDS, Hub
 from holdfast_core.settings import load_settings
-from support.core import enqueue
+from support.core import enqueue, session
 from support.proxy import proxy
 from support.stores import core
 
@@ -97,3 +97,19 @@ async def test_a_session_lost_with_an_announcement_under_way_is_made_anew_and_th
         with anyio.fail_after(10):
             while not said >= {"running", "system"}:
                 said |= await others.wait(10)
+
+
+async def test_a_session_that_is_lost_again_and_again_is_made_anew_with_rests_between(
+    postgres_database_url: str,
+) -> None:
+    """As where LISTEN is refused (a standby, some poolers): to connect without a rest would be a storm."""
+    ended: set[int] = set()
+    async with session(postgres_database_url) as watching, running(postgres_database_url):
+        with anyio.move_on_after(1.5):
+            while True:
+                rows = await watching.fetch(
+                    "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = 'holdfast-listen'"
+                )
+                ended |= {row["pid"] for row in rows}
+    assert 2 <= len(ended) <= 16

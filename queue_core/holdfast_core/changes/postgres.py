@@ -5,7 +5,7 @@ from typing import Final
 
 import asyncpg
 import structlog
-from anyio import Event, create_task_group, move_on_after, sleep
+from anyio import Event, create_task_group, current_time, move_on_after, sleep
 
 from holdfast_core.changes.bus import KINDS, Hub, Kind
 from holdfast_core.db.postgres import CONNECT_SECONDS, plain_url
@@ -56,7 +56,7 @@ class PostgresBus:
                 await sleep(pause)
                 pause = min(pause * 2, RECONNECT_MOST_SECONDS)
                 continue
-            pause = RECONNECT_FIRST_SECONDS
+            begun = current_time()
             try:
                 await self._carry(connection)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -65,6 +65,10 @@ class PostgresBus:
                 log.warning("listen_lost", cause=str(error))
             finally:
                 connection.terminate()
+            # One that was lost at once (a standby, a pooler that refuses LISTEN) is not worth a rush.
+            lasted = current_time() - begun > PROBE_SECONDS
+            pause = RECONNECT_FIRST_SECONDS if lasted else min(pause * 2, RECONNECT_MOST_SECONDS)
+            await sleep(pause)
 
     async def _carry(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         closed = Event()

@@ -175,6 +175,7 @@ def _engine(
     return create_async_engine(
         settings.database_url,
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        hide_parameters=True,  # an error in the log must not show a payload
         poolclass=AsyncAdaptedQueuePool,
         pool_size=size,
         max_overflow=0,

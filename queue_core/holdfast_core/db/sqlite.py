@@ -145,6 +145,7 @@ def sqlite_engine(path: Path, clock: Clock, *, writer: bool) -> Engine:
     """An engine whose connections begin their transactions as ours must, and know the transaction's time."""
     engine = create_engine(
         "sqlite+pysqlite://",
+        hide_parameters=True,  # an error in the log must not show a payload
         creator=lambda: sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000, cached_statements=256
         ),
