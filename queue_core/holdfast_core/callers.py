@@ -24,6 +24,11 @@ class Caller:
     roles: frozenset[Role]
 
     @property
+    def principal(self) -> str:
+        """What idempotency keys belong to: the user, or the worker where there is none."""
+        return f"user {self.user_id}" if self.user_id is not None else f"worker {self.name}"
+
+    @property
     def may_toggle(self) -> bool:
         """Whether this caller may pause and resume (SEC-01: a worker never)."""
         return bool(self.roles & {Role.OPERATOR, Role.ADMIN})

@@ -2,11 +2,13 @@
 
     HoldfastError                 code, status, detail; becomes a problem+json or a tool error
     ├── InvalidRequest        422 invalid_request       fields that are missing, malformed or unknown
+    │   └── KeyReused         422 idempotency_key_reused  the key stands for another request
     ├── NotAuthenticated      401 not_authenticated
     ├── NotAllowed            403 not_allowed           the caller's role does not admit this
     ├── ForeignOrigin         403 foreign_origin        a web page of another site sent this
     ├── NotFound              404 not_found             no such route
-    │   └── JobNotFound       404 job_not_found
+    │   ├── JobNotFound       404 job_not_found
+    │   └── ArtifactNotFound  404 artifact_not_found
     ├── MethodNotAllowed      405 method_not_allowed
     ├── Conflict              409
     │   ├── JobNotOwned           job_not_owned         another worker holds the job
@@ -14,6 +16,7 @@
     │   ├── JobStateConflict      job_state_conflict    the job's state does not admit this
     │   ├── NotPaused             not_paused
     │   ├── VersionConflict       version_conflict
+    │   ├── IdempotencyStale      idempotency_stale     the pause has moved on since the key was used
     │   └── ResumeNotDrained      resume_not_drained
     ├── BodyTooLarge          413 body_too_large
     ├── UnsupportedMediaType  415 unsupported_media_type
@@ -33,17 +36,20 @@ if TYPE_CHECKING:
     from holdfast_core.schemas import System
 
 __all__ = [
+    "ArtifactNotFound",
     "BodyTooLarge",
     "ConfigurationError",
     "Conflict",
     "FieldError",
     "ForeignOrigin",
     "HoldfastError",
+    "IdempotencyStale",
     "InternalError",
     "InvalidRequest",
     "JobNotFound",
     "JobNotOwned",
     "JobStateConflict",
+    "KeyReused",
     "LeaseLost",
     "MethodNotAllowed",
     "MisdirectedRequest",
@@ -93,12 +99,15 @@ class HoldfastError(Exception):
         *,
         system: "System | None" = None,
         errors: tuple[FieldError, ...] = (),
+        version: int | None = None,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.system = system
         self.errors = errors
+        #: The version of the pause that an earlier request with the same key had made, or None.
+        self.version = version
         #: Seconds after which a repeat makes sense, or None.
         self.retry_after = retry_after
 
@@ -116,6 +125,13 @@ class InvalidRequest(HoldfastError):
         named, more = errors[:MAX_FIELDS_NAMED], len(errors) - MAX_FIELDS_NAMED
         detail = "; ".join(f"{e.field}: {e.message}" for e in named)
         return cls(f"{detail}; and {more} more" if more > 0 else detail, errors=named)
+
+
+class KeyReused(InvalidRequest):
+    """An idempotency key, or a claim's requestId, that stands for something else already. Take a new one."""
+
+    code = "idempotency_key_reused"
+    title = "Idempotency key reused"
 
 
 class NotAuthenticated(HoldfastError):
@@ -155,6 +171,13 @@ class JobNotFound(NotFound):
 
     code = "job_not_found"
     title = "Job not found"
+
+
+class ArtifactNotFound(NotFound):
+    """The job has no artifact with this id."""
+
+    code = "artifact_not_found"
+    title = "Artifact not found"
 
 
 class MethodNotAllowed(HoldfastError):
@@ -206,6 +229,13 @@ class VersionConflict(Conflict):
 
     code = "version_conflict"
     title = "Version conflict"
+
+
+class IdempotencyStale(Conflict):
+    """A repeat, but the pause has changed since the first: `version` is what that made, `system` what is."""
+
+    code = "idempotency_stale"
+    title = "The pause has moved on"
 
 
 class ResumeNotDrained(Conflict):

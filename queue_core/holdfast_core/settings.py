@@ -53,6 +53,13 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8790, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, le=64, description="Server processes that share the port.")
+    tls_cert: Path | None = Field(
+        default=None, description="A certificate (PEM, with its chain): the server then speaks HTTPS only."
+    )
+    tls_key: Path | None = Field(
+        default=None, description="The certificate's private key (PEM, without a passphrase)."
+    )
     public_url: str | None = Field(
         default=None, description="The address that clients use, where a proxy is in front."
     )
@@ -88,11 +95,37 @@ class Settings(BaseSettings):
         le=86_400,
         description="How long expired leases are left alone after a resume, a start, or an outage of the database.",
     )
+    checkpoint_timeout_seconds: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="A running job that has reported nothing for this long counts as slow.",
+    )
     require_lease_token: bool = Field(
         default=False, description="Refuse heartbeats and outcomes without a leaseToken."
     )
     require_force_resume: bool = Field(
         default=False, description="Refuse a resume before the drain has ended, unless it says forceResume."
+    )
+    artifact_dir: Path | None = Field(
+        default=None,
+        description="A folder for artifacts, which replicas then share; unset: the database keeps them.",
+    )
+    artifact_max_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1,
+        le=1024**3,
+        description="The largest artifact that is taken, in bytes.",
+    )
+    retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        le=36_500,
+        description="Finished jobs are deleted after this, with their logs and artifacts; unset: kept for good.",
+    )
+    mcp_role: Literal["viewer", "producer", "worker", "operator", "admin"] | None = Field(
+        default=None,
+        description="Narrows what `holdfast mcp` offers to this role's tools; unset: all of them.",
     )
     tool_name_style: Literal["dot", "underscore"] = Field(
         default="dot",
@@ -134,6 +167,15 @@ class Settings(BaseSettings):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("is no address such as https://holdfast.example.org")
         return url
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "HOLDFAST_TLS_KEY" if self.tls_key is None else "HOLDFAST_TLS_CERT"
+            raise ValueError(
+                f"HTTPS needs a certificate and its key, and {missing} is not set. Set both, or none."
+            )
+        return self
 
     @model_validator(mode="after")
     def _safe(self) -> "Settings":

@@ -9,7 +9,7 @@ from support.stores import core
 pytestmark = pytest.mark.anyio
 
 DELAY = 100
-MAKE_DUE = "UPDATE agent_jobs SET next_attempt_at = NULL WHERE status = 'queued'"
+MAKE_DUE = "UPDATE agent_jobs SET next_attempt_at = NULL, ready = true WHERE status = 'queued'"
 
 
 async def test_the_backoff_doubles_with_each_attempt_within_the_jitter_up_to_dead_letter(
@@ -56,7 +56,9 @@ async def test_the_backoff_ends_at_an_hour_however_many_attempts_there_were(data
     async with core(database_url, lease_retry_delay_seconds=DELAY) as (services, database):
         await enqueue(services, maxAttempts=100)
         for attempt in (7, 40, 99):
-            await sql(database, f"UPDATE agent_jobs SET attempt = {attempt}, next_attempt_at = NULL")
+            await sql(
+                database, f"UPDATE agent_jobs SET attempt = {attempt}, next_attempt_at = NULL, ready = true"
+            )
             back = await fail(services, await claimed(services), retryable=True)
             assert back.attempt == attempt + 1
             assert back.next_attempt_at is not None

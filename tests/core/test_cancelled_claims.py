@@ -14,7 +14,7 @@ from holdfast_core.ids import uuid7
 from holdfast_core.schemas import EnqueueRequest, Job, parse_request
 from holdfast_core.settings import load_settings
 from holdfast_core.states import JobStatus
-from holdfast_core.store.jobs import insert_job
+from holdfast_core.store.jobs import New, insert_jobs
 from holdfast_core.store.metrics import backlog
 from support.core import claim, claimed, column, enqueue, get, session, until
 from support.stores import core
@@ -119,7 +119,9 @@ async def test_the_job_that_a_cancelled_claim_gives_back_goes_to_the_next_who_wa
                 await until(lambda: so_many_wait(1))
                 async with door_held_shut(database_url, database) as door:
                     # Unannounced; on SQLite it is written as soon as the door opens, before the claim.
-                    tasks.start_soon(database.write, lambda c: insert_job(c, uuid7(), request, None))
+                    tasks.start_soon(
+                        database.write, lambda c: insert_jobs(c, [New(uuid7(), request, None, None, None)])
+                    )
                     await until(lambda: anything_to_take(database))
                     tasks.start_soon(wait, "leaving", leaving)
                     await until(door.somebody_waits)

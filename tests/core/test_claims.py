@@ -82,6 +82,7 @@ async def test_a_job_is_not_handed_out_before_its_time_and_keeps_its_place_when_
         assert (await claim(services)).job is None
         younger = await enqueue(services)
         await database.write(lambda c: c.execute(update(jobs).values(next_attempt_at=Now(-0.001))))
+        await services.upkeep.promote()
         first = await claimed(services)
         assert (first.id, first.next_attempt_at) == (later.id, None)
         assert (await claimed(services)).id == younger.id
@@ -94,6 +95,7 @@ async def test_on_sqlite_a_job_becomes_due_at_its_very_time(sqlite_url: str) -> 
         clock.ahead = 590
         assert (await claim(services)).job is None
         clock.ahead = 601
+        await services.upkeep.promote()
         await claimed(services)
 
 

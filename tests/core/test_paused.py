@@ -38,9 +38,10 @@ async def toggle(services: Services, action: str) -> Snapshot:
 
 
 async def enqueue(services: Services, **body: Any) -> Job:
-    return await services.jobs.enqueue(
+    made = await services.jobs.enqueue(
         LOCAL_OPERATOR, parse_request(EnqueueRequest, {"type": "t", **body})[0]
     )
+    return made.job
 
 
 async def claim(services: Services, worker: str = "w") -> Job | None:

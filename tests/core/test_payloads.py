@@ -41,7 +41,7 @@ def test_every_json_object_that_is_accepted_comes_back_equal(database_url: str, 
 
     async def there_and_back(services: Services, value: dict[str, Any]) -> None:
         request, _ = parse_request(EnqueueRequest, json.dumps({"type": "t", "payload": value}))
-        made = await services.jobs.enqueue(LOCAL_OPERATOR, request)
+        made = (await services.jobs.enqueue(LOCAL_OPERATOR, request)).job
         job = await claimed(services)
         beat = await heartbeat(services, job, progress=value)
         listed = (await services.jobs.list(LOCAL_OPERATOR, parse_query(JobQuery, [("limit", "1")]))).items[0]

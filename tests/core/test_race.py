@@ -29,6 +29,7 @@ from holdfast_core.schemas import Snapshot, WorkerPauseRequest, parse_request
 from holdfast_core.services import Services
 from holdfast_core.settings import load_settings
 from holdfast_core.store.metrics import violations
+from support.core import lane_of
 from support.stores import core
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +99,7 @@ async def fill(database: Database, count: int) -> None:
 
     def filling(connection: Connection) -> None:
         row = {
+            "lane": lane_of(connection, "race"),
             "type": "race",
             "status": "queued",
             "priority": 0,

@@ -16,7 +16,7 @@ from holdfast_core.ids import uuid7
 from holdfast_core.schemas import Job
 from holdfast_core.services import Services
 from holdfast_core.states import JobStatus
-from holdfast_core.store.claims import SWEEP_BATCH
+from holdfast_core.store.upkeep import SWEEP_BATCH
 from support.core import (
     MovableClock,
     cancel,
@@ -26,6 +26,7 @@ from support.core import (
     expire,
     get,
     heartbeat,
+    lane_of,
     pause,
     resume,
     session,
@@ -217,6 +218,7 @@ async def test_nothing_is_swept_within_the_grace_after_heartbeats_could_not_be_w
 def plant_stale(connection: Connection, count: int) -> None:
     """Running jobs whose leases ran out a minute ago."""
     values = {
+        "lane": lane_of(connection, "planted"),
         "type": "planted",
         "status": "running",
         "priority": 0,

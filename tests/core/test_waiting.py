@@ -16,7 +16,7 @@ from holdfast_core.ids import uuid7
 from holdfast_core.schemas import ClaimAnswer, EnqueueRequest, Job, parse_request
 from holdfast_core.services import Services
 from holdfast_core.services.waiters import Waiters
-from holdfast_core.store.jobs import insert_job
+from holdfast_core.store.jobs import New, insert_jobs
 from support.core import (
     cancel,
     claim,
@@ -118,7 +118,7 @@ async def test_a_burst_of_work_is_shared_out_among_all_who_wait(database_url: st
                     tasks.start_soon(wait, services, f"w-{number}")
                 await waiting(services, count)
                 made = await database.write(
-                    lambda c: [insert_job(c, uuid7(), request, None) for _ in range(count)]
+                    lambda c: insert_jobs(c, [New(uuid7(), request, None, None, None) for _ in range(count)])
                 )
                 services.watch.hub.publish("jobs")
         assert sorted(job.id for job in got if job is not None) == sorted(job.id for job in made)

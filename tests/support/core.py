@@ -15,7 +15,7 @@ from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.clock import SystemClock
 from holdfast_core.db import Database
 from holdfast_core.db.postgres import plain_url
-from holdfast_core.db.tables import jobs
+from holdfast_core.db.tables import jobs, pause_state
 from holdfast_core.db.types import Now
 from holdfast_core.schemas import (
     CancelAckRequest,
@@ -23,19 +23,22 @@ from holdfast_core.schemas import (
     ClaimAnswer,
     ClaimRequest,
     CompleteRequest,
+    ControlEvent,
+    ControlSnapshot,
     EnqueueRequest,
     FailRequest,
     HeartbeatAnswer,
     HeartbeatRequest,
+    HistoryQuery,
     Job,
     ReleaseRequest,
     RequeueRequest,
     RetryRequest,
-    Snapshot,
     WorkerPauseRequest,
     parse_request,
 )
 from holdfast_core.services import Services
+from holdfast_core.store.lanes import add_lanes, lane_key
 
 T = TypeVar("T")
 
@@ -53,9 +56,15 @@ class MovableClock(SystemClock):
         return super().monotonic() + self.ahead
 
 
+def lane_of(connection: Connection, job_type: str) -> int:
+    """The lane of jobs of this type that require nothing, for tests that insert jobs themselves."""
+    key = lane_key(job_type, [])
+    return add_lanes(connection, {key: (job_type, [])})[key]
+
+
 async def enqueue(services: Services, **body: Any) -> Job:
     request, _ = parse_request(EnqueueRequest, {"type": "t", **body})
-    return await services.jobs.enqueue(LOCAL_OPERATOR, request)
+    return (await services.jobs.enqueue(LOCAL_OPERATOR, request)).job
 
 
 async def claim(services: Services, worker: str = "w", **body: Any) -> ClaimAnswer:
@@ -118,14 +127,21 @@ async def get(services: Services, job: Job) -> Job:
     return await services.jobs.get(LOCAL_OPERATOR, str(job.id))
 
 
-async def pause(services: Services, mode: str = "drain", **body: Any) -> Snapshot:
+async def pause(
+    services: Services, mode: str = "drain", *, key: str | None = None, **body: Any
+) -> ControlSnapshot:
     said = {"action": "pause", "mode": mode, "reason": "a test", **body}
-    return await services.pause.control(LOCAL_OPERATOR, parse_request(WorkerPauseRequest, said)[0])
+    return await services.pause.control(LOCAL_OPERATOR, parse_request(WorkerPauseRequest, said)[0], key=key)
 
 
-async def resume(services: Services, **body: Any) -> Snapshot:
+async def resume(services: Services, *, key: str | None = None, **body: Any) -> ControlSnapshot:
     said = {"action": "resume", "reason": "a test", **body}
-    return await services.pause.control(LOCAL_OPERATOR, parse_request(WorkerPauseRequest, said)[0])
+    return await services.pause.control(LOCAL_OPERATOR, parse_request(WorkerPauseRequest, said)[0], key=key)
+
+
+async def audit(services: Services) -> list[ControlEvent]:
+    """The whole audit log of a test, oldest first."""
+    return (await services.pause.history(LOCAL_OPERATOR, HistoryQuery(limit=200))).items[::-1]
 
 
 async def expire(database: Database, *found: Job) -> None:
@@ -156,6 +172,26 @@ async def column(database: Database, job: Job, name: str) -> Any:
 async def sql(database: Database, statement: str, **values: Any) -> None:
     """Write behind the services' back."""
     await database.write(lambda c: c.execute(text(statement), values))
+
+
+async def move_limit(database: Database, seconds: float) -> None:
+    """Let the pause's time limit be `seconds` from now, behind the back of the trigger that guards the row."""
+
+    def moving(connection: Connection) -> None:
+        name = "system_worker_pause_state_version"
+        change = update(pause_state).values(resume_at=Now(seconds))
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"ALTER TABLE system_worker_pause_state DISABLE TRIGGER {name}"))
+            connection.execute(change)
+            connection.execute(text(f"ALTER TABLE system_worker_pause_state ENABLE TRIGGER {name}"))
+            return
+        find = text("SELECT sql FROM sqlite_master WHERE name = :name")
+        trigger = connection.execute(find, {"name": name}).scalar_one()
+        connection.execute(text(f"DROP TRIGGER {name}"))
+        connection.execute(change)
+        connection.execute(text(trigger))
+
+    await database.write(moving)
 
 
 async def until(condition: Callable[[], Awaitable[T]], seconds: float = 10) -> T:

@@ -14,7 +14,8 @@ from anyio import Event, move_on_after
 __all__ = ["KINDS", "ChangeBus", "Hub", "Kind", "Subscription"]
 
 #: `system`: the pause changed. `jobs`: there is something to claim. `running`: a running job ended or parked.
-Kind = Literal["system", "jobs", "running"]
+#: `logs`: a job's log grew.
+Kind = Literal["system", "jobs", "running", "logs"]
 KINDS: Final[frozenset[Kind]] = frozenset(get_args(Kind))
 
 

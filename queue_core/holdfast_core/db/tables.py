@@ -17,21 +17,30 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
+    TextClause,
+    UniqueConstraint,
     literal_column,
     text,
+    true,
 )
 
 from holdfast_core.db.types import JSON_LIST, UTC_TIME, UUID_TEXT
 from holdfast_core.states import TERMINAL, JobPhase, JobStatus, PauseAction, PauseMode
 
 __all__ = [
+    "artifacts",
     "control_events",
+    "idempotency_keys",
+    "job_events",
     "jobs",
+    "lanes",
     "metadata",
+    "metrics_history",
     "pause_gate",
     "pause_state",
     "status_is",
@@ -53,6 +62,10 @@ metadata: Final = MetaData(
 def _one_of(column: str, values: object) -> str:
     listed = ", ".join(f"'{value}'" for value in sorted(str(v) for v in values))  # type: ignore[attr-defined]
     return f"{column} IN ({listed})"
+
+
+def _index(name: str, *columns: str | TextClause, where: str, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 
 users: Final = Table(
@@ -133,6 +146,19 @@ control_events: Final = Table(
 
 _terminal = _one_of("status", TERMINAL)
 
+# One row for each kind of job that was ever queued: a claim looks only into the lanes that it matches, so it
+# never walks past jobs that it cannot take.
+lanes: Final = Table(
+    "agent_job_lanes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # SHA-256 of the two below, since an index entry has less room than they may take.
+    Column("key", String(64), nullable=False),
+    Column("type", String(128), nullable=False),
+    Column("required_capabilities", JSON_LIST, nullable=False),
+    UniqueConstraint("key", name="uq_agent_job_lanes_key"),
+)
+
 jobs: Final = Table(
     "agent_jobs",
     metadata,
@@ -169,6 +195,19 @@ jobs: Final = Table(
     Column("claim_outcome", String(16)),
     # PostgreSQL: the claim's transaction id; SQLite: its number. Compared with the pause's `door`.
     Column("claim_number", BigInteger),
+    # The requestId of that claim, and when the call that made it (or repeated it last) had arrived.
+    Column("request_id", String(128)),
+    Column("asked_at", UTC_TIME),
+    # The last heartbeat, and the last time that the holder reported a phase, checkpoint or progress.
+    Column("heartbeat_at", UTC_TIME),
+    Column("progressed_at", UTC_TIME),
+    Column("lane", Integer, ForeignKey("agent_job_lanes.id"), nullable=False),
+    # False while a queued job waits for its time; the sweep promotes it.
+    Column("ready", Boolean(create_constraint=False), nullable=False, server_default=true()),
+    # SHA-256 of who enqueued it and the idempotency key, and of the request.
+    Column("enqueue_key", String(64)),
+    Column("enqueue_body", String(64)),
+    CheckConstraint("ready OR next_attempt_at IS NOT NULL", name="ready_unless_scheduled"),
     CheckConstraint(_one_of("status", JobStatus), name="status"),
     CheckConstraint("priority BETWEEN -1000 AND 1000", name="priority"),
     CheckConstraint("attempt BETWEEN 1 AND max_attempts AND max_attempts <= 100", name="attempt"),
@@ -186,15 +225,24 @@ jobs: Final = Table(
     CheckConstraint("status <> 'queued' OR claimed_by IS NULL", name="queued_has_no_claimer"),
     CheckConstraint(f"({_terminal}) = (finished_at IS NOT NULL)", name="finished_exactly_when_terminal"),
     CheckConstraint("status <> 'succeeded' OR claimed_by IS NOT NULL", name="succeeded_keeps_claimer"),
-    # Claims walk this in their order. Heartbeats touch no indexed column, so they stay HOT.
-    Index(
+    # Claims walk a lane of this in its order. Heartbeats touch no indexed column, so they stay HOT.
+    _index(
         "ix_agent_jobs_ready",
+        "lane",
         text("priority DESC"),
         "created_at",
         "id",
-        postgresql_where=text("status = 'queued'"),
-        sqlite_where=text("status = 'queued'"),
+        where="status = 'queued' AND ready",
     ),
+    # What the sweep promotes.
+    _index("ix_agent_jobs_scheduled", "next_attempt_at", where="status = 'queued' AND NOT ready"),
+    # What retention removes, and what ended in a minute.
+    _index("ix_agent_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+    # One claim has one job. A claim without a requestId is not in here.
+    _index(
+        "uq_agent_jobs_request", "claim_worker", "request_id", unique=True, where="request_id IS NOT NULL"
+    ),
+    _index("uq_agent_jobs_enqueue_key", "enqueue_key", unique=True, where="enqueue_key IS NOT NULL"),
     Index(
         "ix_agent_jobs_running",
         "claimed_by",
@@ -223,4 +271,69 @@ workers: Final = Table(
     Column("last_seen_at", UTC_TIME, nullable=False),
     CheckConstraint(_one_of("transport", ("rest", "mcp", "ws")), name="transport"),
     Index("ix_workers_last_seen_at", "last_seen_at"),
+)
+
+job_events: Final = Table(
+    "agent_job_events",
+    metadata,
+    Column("job_id", UUID_TEXT, ForeignKey("agent_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("worker_id", String(128)),
+    Column("level", String(8), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("payload", JSON(none_as_null=True)),
+    Column("created_at", UTC_TIME, nullable=False),
+    # What the server itself says once, whichever process says it first.
+    Column("notice", String(64)),
+    CheckConstraint(_one_of("level", ("info", "warn", "error")), name="level"),
+    CheckConstraint("sequence >= 1", name="sequence"),
+    _index("uq_agent_job_events_notice", "job_id", "notice", unique=True, where="notice IS NOT NULL"),
+)
+
+artifacts: Final = Table(
+    "agent_job_artifacts",
+    metadata,
+    Column("id", UUID_TEXT, primary_key=True),
+    Column("job_id", UUID_TEXT, ForeignKey("agent_jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("content_type", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", String(71), nullable=False),
+    Column("worker_id", String(128), nullable=False),
+    Column("created_at", UTC_TIME, nullable=False),
+    # Null: the bytes are in a file of the artifact folder, named by the id.
+    Column("content", LargeBinary),
+    CheckConstraint("size >= 0", name="size"),
+    # The same bytes under the same name are the same artifact: a repeated upload finds it.
+    UniqueConstraint("job_id", "name", "digest", name="uq_agent_job_artifacts_job_id"),
+)
+
+idempotency_keys: Final = Table(
+    "idempotency_keys",
+    metadata,
+    # SHA-256 of the principal, the route and the key.
+    Column("key", String(64), primary_key=True),
+    # SHA-256 of the request.
+    Column("body", String(64), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("warning", Text),
+    Column("created_at", UTC_TIME, nullable=False),
+    Index("ix_idempotency_keys_created_at", "created_at"),
+)
+
+metrics_history: Final = Table(
+    "metrics_history",
+    metadata,
+    Column("minute", UTC_TIME, primary_key=True),
+    Column("workers_paused", Boolean(create_constraint=False), nullable=False),
+    Column("queued", Integer, nullable=False),
+    Column("scheduled", Integer, nullable=False),
+    Column("running", Integer, nullable=False),
+    Column("parked", Integer, nullable=False),
+    Column("stale_running", Integer, nullable=False),
+    Column("oldest_queued_seconds", Float),
+    Column("succeeded", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("cancelled", Integer, nullable=False),
+    Column("dead_letter", Integer, nullable=False),
 )

@@ -8,11 +8,21 @@ underscores is refused everywhere (CONTRACT, first paragraph).
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -21,6 +31,7 @@ from holdfast_core.errors import FieldError, InvalidRequest
 __all__ = [
     "MAX_CAPABILITIES",
     "MAX_CHECKPOINT",
+    "MAX_EVENT_PAYLOAD_BYTES",
     "MAX_JSON_DEPTH",
     "MAX_LEASE_SECONDS",
     "MAX_PAGE",
@@ -30,6 +41,7 @@ __all__ = [
     "MAX_WAIT_SECONDS",
     "Answer",
     "Capabilities",
+    "IdempotencyKey",
     "JsonObject",
     "LongText",
     "Name",
@@ -38,9 +50,12 @@ __all__ = [
     "Query",
     "Reason",
     "Request",
+    "RequestId",
     "ShortText",
+    "Time",
     "Version",
     "WorkerRequest",
+    "at_most_bytes",
     "broken_rule",
     "parse_query",
     "parse_request",
@@ -54,6 +69,7 @@ MAX_LEASE_SECONDS: Final = 86_400
 MAX_WAIT_SECONDS: Final = 30
 MAX_PAGE: Final = 200
 MAX_PROGRESS_BYTES: Final = 65_536
+MAX_EVENT_PAYLOAD_BYTES: Final = 65_536
 MAX_JSON_DEPTH: Final = 64
 #: Digits of a whole number in a payload. Above it Python and the databases part ways.
 MAX_JSON_DIGITS: Final = 300
@@ -141,6 +157,24 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def at_most_bytes(limit: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A validator: the object as JSON takes no more bytes than this."""
+
+    def small(value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > limit:
+            raise ValueError(f"is larger than {limit} bytes")
+        return value
+
+    return small
+
+
+def _written_as_time(value: object) -> object:
+    # pydantic reads "1700000000" as seconds since 1970: more likely a mistake than a wish.
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d{2}-\d{2}[Tt ]", value):
+        raise ValueError("should be a time as in RFC 3339: 2026-02-20T01:55:00Z")
+    return value
+
+
 def broken_rule(field: str, message: str) -> PydanticCustomError:
     """The error for a rule between fields, to be raised by a model's validator; it names one field."""
     return PydanticCustomError("rule", "{field}: {message}", {"field": field, "message": message})
@@ -166,6 +200,19 @@ Reason = Annotated[
 Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@-]{1,128}$")]
 Capabilities = Annotated[list[Name], Field(max_length=MAX_CAPABILITIES), AfterValidator(_unique)]
+#: Years that every clock and database involved can hold in any zone.
+Time = Annotated[
+    AwareDatetime,
+    Field(strict=False),
+    BeforeValidator(_written_as_time),
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9999, 1, 1, tzinfo=UTC)),
+]
+IdempotencyKey = Annotated[
+    str, Field(pattern=r"^[\x20-\x7e]{1,255}$", description="1 to 255 printable ASCII characters.")
+]
+RequestId = Annotated[
+    str, Field(pattern=r"^[\x20-\x7e]{1,128}$", description="1 to 128 printable ASCII characters.")
+]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 

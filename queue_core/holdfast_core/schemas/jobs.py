@@ -1,12 +1,10 @@
 """Jobs, claims, leases and outcomes (CONTRACT section 4)."""
 
-import json
-import re
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from holdfast_core.schemas.base import (
     MAX_LEASE_SECONDS,
@@ -15,6 +13,7 @@ from holdfast_core.schemas.base import (
     MAX_WAIT_SECONDS,
     Answer,
     Capabilities,
+    IdempotencyKey,
     JsonObject,
     LongText,
     Name,
@@ -22,54 +21,47 @@ from holdfast_core.schemas.base import (
     PersonRequest,
     Query,
     Reason,
+    RequestId,
     ShortText,
+    Time,
     Version,
     WorkerRequest,
+    at_most_bytes,
 )
 from holdfast_core.schemas.system import System
 from holdfast_core.states import JobPhase, JobStatus
 
 __all__ = [
+    "MAX_BATCH",
+    "BulkRetryAnswer",
+    "BulkRetryRequest",
     "CancelAckRequest",
     "CancelRequest",
     "ClaimAnswer",
     "ClaimRequest",
     "CompleteRequest",
+    "EnqueueBatchRequest",
     "EnqueueRequest",
     "FailRequest",
     "HeartbeatAnswer",
     "HeartbeatRequest",
     "Job",
+    "JobBatch",
     "JobPage",
     "JobQuery",
+    "LeaseToken",
     "ReleaseRequest",
     "RequeueRequest",
     "RetryRequest",
 ]
 
 
-def _small(value: dict[str, Any]) -> dict[str, Any]:
-    if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_PROGRESS_BYTES:
-        raise ValueError(f"is larger than {MAX_PROGRESS_BYTES} bytes")
-    return value
+#: Jobs of one batch.
+MAX_BATCH: Final = 1_000
 
-
-def _written_as_time(value: object) -> object:
-    # pydantic reads "1700000000" as seconds since 1970: more likely a mistake than a wish.
-    if not isinstance(value, str) or not re.match(r"\d{4}-\d{2}-\d{2}[Tt ]", value):
-        raise ValueError("should be a time as in RFC 3339: 2026-02-20T01:55:00Z")
-    return value
-
-
+RetryableStatus = Literal["failed", "dead_letter", "cancelled"]
 LeaseSeconds = Annotated[
     int, Field(ge=1, le=MAX_LEASE_SECONDS, description="How long the lease is to hold, from now.")
-]
-#: Years that every clock and database involved can hold in any zone.
-RunAt = Annotated[
-    AwareDatetime,
-    Field(strict=False),
-    BeforeValidator(_written_as_time),
-    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9999, 1, 1, tzinfo=UTC)),
 ]
 LeaseToken = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -117,6 +109,19 @@ class JobPage(Answer):
     next_cursor: str | None = None
 
 
+class JobBatch(Answer):
+    """The jobs of a batch, in its order."""
+
+    items: list[Job]
+
+
+class BulkRetryAnswer(Answer):
+    """How many jobs were queued again; `more` says that there are still some, so ask once more."""
+
+    retried: int
+    more: bool
+
+
 class ClaimAnswer(Answer):
     """`job` given always comes with `workersPaused: false`; null means paused, or nothing to do."""
 
@@ -132,8 +137,17 @@ class EnqueueRequest(PersonRequest):
     priority: int = Field(default=0, ge=-1_000, le=1_000, description="Highest first.")
     max_attempts: int = Field(default=3, ge=1, le=100)
     required_capabilities: Capabilities = Field(default_factory=list)
-    run_at: RunAt | None = Field(default=None, description="Not before this time; its place stays.")
+    run_at: Time | None = Field(default=None, description="Not before this time; its place stays.")
     affinity_key: Name | None = Field(default=None, description="Stored and shown; not used for claiming.")
+    idempotency_key: IdempotencyKey | None = Field(
+        default=None, description="A repeat with the same key answers the first job, while it exists."
+    )
+
+
+class EnqueueBatchRequest(PersonRequest):
+    """Many new jobs, all or none."""
+
+    jobs: Annotated[list[EnqueueRequest], Field(min_length=1, max_length=MAX_BATCH)]
 
 
 class ClaimRequest(WorkerRequest):
@@ -152,6 +166,13 @@ class ClaimRequest(WorkerRequest):
         description="Wait this long for work; a pause ends the wait at once.",
     )
     observed_version: Version | None = None
+    request_id: RequestId | None = Field(
+        default=None,
+        description=(
+            "One for each claim: a repeat with the same id answers the same job under a new leaseToken,"
+            " so that a lost answer costs nothing."
+        ),
+    )
 
 
 class HeartbeatRequest(WorkerRequest):
@@ -163,7 +184,7 @@ class HeartbeatRequest(WorkerRequest):
     observed_version: Version | None = None
     phase: JobPhase | None = None
     checkpoint: ShortText | None = None
-    progress: Annotated[JsonObject, AfterValidator(_small)] | None = None
+    progress: Annotated[JsonObject, AfterValidator(at_most_bytes(MAX_PROGRESS_BYTES))] | None = None
     compact: bool = Field(default=False, description="Leave the payload out of the answer.")
 
 
@@ -216,6 +237,14 @@ class RetryRequest(PersonRequest):
     """Run a finished job (failed, dead_letter or cancelled) again, from attempt 1."""
 
     reason: Reason | None = None
+
+
+class BulkRetryRequest(PersonRequest):
+    """Run all jobs again that ended this way."""
+
+    status: RetryableStatus
+    type: Name | None = Field(default=None, description="Only jobs of this type.")
+    reason: Reason
 
 
 class JobQuery(Query):

@@ -30,6 +30,9 @@ class Problem(Answer):
     code: str
     detail: str
     system: System | None = None
+    version: int | None = Field(
+        default=None, description="What an earlier request with the same key had made of the pause."
+    )
     errors: list[ProblemField] | None = Field(default=None, description="Each field that was refused.")
 
     @classmethod
@@ -42,5 +45,6 @@ class Problem(Answer):
             code=error.code,
             detail=error.detail,
             system=error.system,
+            version=error.version,
             errors=[ProblemField(field=e.field, message=e.message) for e in error.errors] or None,
         )

@@ -4,18 +4,30 @@ There is one model of `system`; every transport and the worker use it.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from holdfast_core.schemas.base import MAX_PAGE, Answer, PersonRequest, Query, Reason, Version, broken_rule
+from holdfast_core.schemas.base import (
+    MAX_PAGE,
+    Answer,
+    PersonRequest,
+    Query,
+    Reason,
+    Time,
+    Version,
+    broken_rule,
+)
 from holdfast_core.states import PauseAction, PauseMode
 
 __all__ = [
+    "MAX_LIMIT_SECONDS",
+    "MIN_LIMIT_SECONDS",
     "Audit",
     "ControlEvent",
     "ControlEventPage",
+    "ControlSnapshot",
     "EventOutcome",
     "HistoryQuery",
     "Metrics",
@@ -27,6 +39,10 @@ __all__ = [
     "WorkerCounts",
     "WorkerPauseRequest",
 ]
+
+#: The shortest and the longest time limit of a pause.
+MIN_LIMIT_SECONDS: Final = 60
+MAX_LIMIT_SECONDS: Final = 7 * 86_400
 
 EventOutcome = Literal["changed", "unchanged", "refused"]
 WaitFor = Literal["drained", "parked", "running", "version"]
@@ -105,6 +121,12 @@ class Snapshot(Answer):
     warning: str | None = None
 
 
+class ControlSnapshot(Snapshot):
+    """What a toggle answers. `replayed`: this is the answer to an earlier request with the same key."""
+
+    replayed: bool = False
+
+
 class WaitSnapshot(Snapshot):
     """A snapshot, and whether what was waited for has come."""
 
@@ -131,12 +153,27 @@ class WorkerPauseRequest(PersonRequest):
         default=None, description="Refused unless this is the current version."
     )
 
+    resume_after_seconds: Annotated[int, Field(ge=MIN_LIMIT_SECONDS, le=MAX_LIMIT_SECONDS)] | None = Field(
+        default=None, description="The pause ends by itself after this: a minute to a week."
+    )
+    resume_at: Time | None = Field(
+        default=None, description="The pause ends by itself at this time, a minute to a week from now."
+    )
+
     @model_validator(mode="after")
     def _belong_together(self) -> "WorkerPauseRequest":
         if self.action is PauseAction.PAUSE and self.mode is None:
             raise broken_rule("mode", "is required on a pause: drain or quiesce")
         if self.action is PauseAction.PAUSE and self.force_resume is not None:
             raise broken_rule("forceResume", "belongs to a resume, not to a pause")
+        for field, given in (
+            ("resumeAfterSeconds", self.resume_after_seconds),
+            ("resumeAt", self.resume_at),
+        ):
+            if given is not None and self.action is PauseAction.RESUME:
+                raise broken_rule(field, "belongs to a pause, not to a resume")
+        if self.resume_after_seconds is not None and self.resume_at is not None:
+            raise broken_rule("resumeAt", "is given beside resumeAfterSeconds: say one of them")
         return self
 
 

@@ -12,14 +12,20 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock, SystemClock
 from holdfast_core.db import Database
 from holdfast_core.gate import GateCache
+from holdfast_core.services.blockers import BlockerService
 from holdfast_core.services.claims import ClaimService
+from holdfast_core.services.counters import Counted, Counters
+from holdfast_core.services.feed import FeedEvent, FeedService
 from holdfast_core.services.health import HealthService, Readiness
+from holdfast_core.services.history import HistoryService
 from holdfast_core.services.jobs import JobService
 from holdfast_core.services.leases import LeaseService, OutcomeService
+from holdfast_core.services.logs import LogService
 from holdfast_core.services.pause import PauseService
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.snapshots import Snapshots
 from holdfast_core.services.sweep import Sweeper
+from holdfast_core.services.upkeep import Upkeep
 from holdfast_core.services.waiters import Waiters
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.services.workers import WorkerService
@@ -27,10 +33,16 @@ from holdfast_core.settings import Settings
 from holdfast_core.store.users import ensure_user
 
 __all__ = [
+    "BlockerService",
     "ClaimService",
+    "Counted",
+    "FeedEvent",
+    "FeedService",
     "HealthService",
+    "HistoryService",
     "JobService",
     "LeaseService",
+    "LogService",
     "OutcomeService",
     "PauseService",
     "Readiness",
@@ -54,11 +66,18 @@ class Services:
     claims: ClaimService
     leases: LeaseService
     outcomes: OutcomeService
+    logs: LogService
+    feed: FeedService
+    blockers: BlockerService
+    history: HistoryService
     workers: WorkerService
     health: HealthService
     #: For those who run the process, not for transports.
     watch: PauseWatch
+    counters: Counters
+    snapshots: Snapshots
     sweeper: Sweeper
+    upkeep: Upkeep
     presence: Presence
     waiters: Waiters
 
@@ -72,26 +91,45 @@ async def run_services(
     cache = GateCache(clock)
     waiters = Waiters(bus)
     presence = Presence(database, clock)
-    watch = PauseWatch(database, bus, cache, waiters, clock)
+    counters = Counters()
+    watch = PauseWatch(database, bus, cache, waiters, counters, clock)
     snapshots = Snapshots(database, watch, clock)
-    sweeper = Sweeper(database, bus, cache, settings, clock)
+    sweeper = Sweeper(database, bus, cache, counters, settings, clock)
+    upkeep = Upkeep(database, bus, cache, settings, clock)
     services = Services(
-        pause=PauseService(database, bus, watch, snapshots, settings, clock),
-        jobs=JobService(database, bus),
-        claims=ClaimService(database, bus, cache, watch, waiters, presence, clock),
-        leases=LeaseService(database, watch, presence, settings, clock),
-        outcomes=OutcomeService(database, bus, cache, presence, settings),
+        pause=PauseService(database, bus, watch, snapshots, counters, settings, clock),
+        jobs=JobService(database, bus, counters),
+        claims=ClaimService(database, bus, cache, watch, waiters, presence, counters, clock),
+        leases=LeaseService(database, bus, watch, presence, counters, settings, clock),
+        outcomes=OutcomeService(database, bus, cache, presence, counters, settings),
+        logs=LogService(database, bus, presence, settings),
+        feed=FeedService(database, bus, snapshots, clock),
+        blockers=BlockerService(database, settings),
+        history=HistoryService(database),
         workers=WorkerService(database, cache, watch, presence),
         health=HealthService(cache, watch),
         watch=watch,
+        counters=counters,
+        snapshots=snapshots,
         sweeper=sweeper,
+        upkeep=upkeep,
         presence=presence,
         waiters=waiters,
     )
     user_id = settings.default_user_id
     await database.write(lambda connection: ensure_user(connection, user_id, "local operator"))
     async with create_task_group() as tasks:
-        for task in (bus.run, watch.run, watch.run_inspection, waiters.run, presence.run, sweeper.run):
+        for task in (
+            bus.run,
+            watch.run,
+            watch.run_inspection,
+            waiters.run,
+            presence.run,
+            sweeper.run,
+            upkeep.run,
+            services.pause.run_timer,
+            services.history.run,
+        ):
             tasks.start_soon(_go_on, task)
         try:
             yield services

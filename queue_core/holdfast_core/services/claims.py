@@ -1,18 +1,23 @@
 """Claims: the one way to take a job (CONTRACT section 4, RS-01)."""
 
+from dataclasses import replace
+from functools import partial
+from typing import Final
 from uuid import UUID
 
 import structlog
 from anyio import CancelScope, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
+from sqlalchemy.exc import IntegrityError
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
-from holdfast_core.errors import HoldfastError
+from holdfast_core.errors import HoldfastError, KeyReused, StoreUnavailable
 from holdfast_core.gate import GateCache
 from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Transport
+from holdfast_core.services.counters import Counters
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.tokens import hash_token, mint_token
 from holdfast_core.services.waiters import Waiter, Waiters
@@ -23,6 +28,9 @@ from holdfast_core.store import leases
 __all__ = ["ClaimService"]
 
 log = structlog.get_logger(__name__)
+
+#: Looks of one claim where others take what it sees, or its twin is under way.
+TRIES: Final = 8
 
 
 class ClaimService:
@@ -36,6 +44,7 @@ class ClaimService:
         watch: PauseWatch,
         waiters: Waiters,
         presence: Presence,
+        counters: Counters,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -44,6 +53,7 @@ class ClaimService:
         self._watch = watch
         self._waiters = waiters
         self._presence = presence
+        self._counters = counters
         self._clock = clock
 
     async def claim(
@@ -64,10 +74,15 @@ class ClaimService:
         )
         answer = await self._claim(request)
         self._presence.answered(request.worker_id, answer.system.version)
+        if answer.job is not None:
+            self._counters.add("claims_granted")
+        else:
+            self._counters.add("claims_paused" if answer.system.workers_paused else "claims_empty")
         return answer
 
     async def _claim(self, request: ClaimRequest) -> ClaimAnswer:
-        deadline = self._clock.monotonic() + request.wait_seconds
+        arrived_at = self._clock.monotonic()
+        deadline = arrived_at + request.wait_seconds
         if (paused := self._cache.paused()) is not None:
             return ClaimAnswer(job=None, system=paused)
         token = mint_token()
@@ -77,16 +92,19 @@ class ClaimService:
             token_hash=hash_token(token),
             types=None if request.allowed_types is None else tuple(sorted(set(request.allowed_types))),
             capabilities=tuple(request.worker_capabilities),
+            request_id=request.request_id,
         )
         if request.wait_seconds <= 0:
-            return await self._take(claim, token)
+            return _answer(await self._take(claim, token, arrived_at))
         # In the row before the first look, so that work which comes in between is not missed.
         with self._waiters.join((claim.types, claim.capabilities)) as waiter:
-            return await self._wait(claim, token, waiter, deadline)
+            return await self._wait(claim, token, waiter, arrived_at, deadline)
 
-    async def _wait(self, claim: store.Claim, token: str, waiter: Waiter, deadline: float) -> ClaimAnswer:
-        answer = await self._take(claim, token)
-        while answer.job is None and not answer.system.workers_paused:
+    async def _wait(
+        self, claim: store.Claim, token: str, waiter: Waiter, arrived_at: float, deadline: float
+    ) -> ClaimAnswer:
+        taken = await self._take(claim, token, arrived_at)
+        while taken.job is None and not taken.known and not taken.system.workers_paused:
             left = deadline - self._clock.monotonic()
             if left <= 0 or not await waiter.wait(left):
                 break
@@ -94,10 +112,10 @@ class ClaimService:
             if (paused := self._cache.paused()) is not None:
                 return ClaimAnswer(job=None, system=paused)
             if await self._worth_a_try(claim):
-                answer = await self._take(claim, token)
-        if answer.job is not None:
+                taken = await self._take(claim, token, arrived_at)
+        if taken.job is not None:
             waiter.wake()  # there may be more: leaving the row wakes the next
-        return answer
+        return _answer(taken)
 
     async def _worth_a_try(self, claim: store.Claim) -> bool:
         # On SQLite a claim takes the writers' lock, and every commit of anybody wakes the waiters.
@@ -105,26 +123,45 @@ class ClaimService:
             return True
         return await self._database.read(lambda connection: store.any_ready(connection, claim))
 
-    async def _take(self, claim: store.Claim, token: str) -> ClaimAnswer:
-        asked_at = self._clock.monotonic()
-        job, system = await self._database.write(
-            lambda connection: store.take(connection, claim, token=token), lane=Lane.GATED
-        )
-        self._watch.learn(system, asked_at=asked_at)
-        if job is not None:
+    async def _take(self, claim: store.Claim, token: str, arrived_at: float) -> store.Taken:
+        """Raises KeyReused where the requestId stands for a claim that is over."""
+        for _ in range(TRIES):
+            asked_at = self._clock.monotonic()
+            aged = replace(claim, age_seconds=asked_at - arrived_at)
+            try:
+                taken = await self._database.write(
+                    partial(store.take, claim=aged, token=token), lane=Lane.GATED
+                )
+            except IntegrityError:
+                if claim.request_id is None:
+                    raise
+                continue  # its twin, in this very moment, got a job: that is this call's job, too
+            self._watch.learn(taken.system, asked_at=asked_at)
+            if taken.job is not None or not taken.crowded:
+                break
+        else:
+            raise StoreUnavailable(
+                "Too many claims at once took what this one had seen. Repeat it in a moment."
+            )
+        if taken.over:
+            raise KeyReused(
+                "requestId: the claim that it stands for is over. Take a new one for each claim.",
+                system=taken.system,
+            )
+        if taken.job is not None:
             try:
                 await checkpoint_if_cancelled()
             except get_cancelled_exc_class():
                 with CancelScope(shield=True):
-                    await self._give_back(claim, job.id)
+                    await self._give_back(claim, taken.job.id)
                 raise
-        return ClaimAnswer(job=job, system=system)
+        return taken
 
     async def _give_back(self, claim: store.Claim, job_id: UUID) -> None:
         """The caller is gone before it had its answer: the job goes back, with the token of this very call."""
         try:
             await self._database.write(
-                lambda connection: leases.release(connection, job_id, claim.worker_id, claim.token_hash)
+                lambda connection: leases.give_back(connection, job_id, claim.worker_id, claim.token_hash)
             )
         except HoldfastError as error:
             # The lease runs out in its time.
@@ -132,3 +169,7 @@ class ClaimService:
         else:
             self._bus.announce("jobs")
             log.info("claim_given_back", job_id=str(job_id), worker_id=claim.worker_id)
+
+
+def _answer(taken: store.Taken) -> ClaimAnswer:
+    return ClaimAnswer(job=taken.job, system=taken.system)

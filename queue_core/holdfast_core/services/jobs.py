@@ -1,9 +1,12 @@
 """Jobs: making and reading them, and what a person asks of them. None of this waits for the gate."""
 
+from dataclasses import dataclass
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
@@ -11,20 +14,40 @@ from holdfast_core.db import Database, Lane
 from holdfast_core.errors import FieldError, InvalidRequest, JobNotFound, JobStateConflict
 from holdfast_core.ids import uuid7
 from holdfast_core.schemas import (
+    BulkRetryAnswer,
+    BulkRetryRequest,
     CancelRequest,
+    EnqueueBatchRequest,
     EnqueueRequest,
     Job,
+    JobBatch,
     JobPage,
     JobQuery,
     RequeueRequest,
     RetryRequest,
 )
+from holdfast_core.services.counters import Counters
+from holdfast_core.services.keys import body_hash, key_hash, key_reused
 from holdfast_core.states import JobStatus
 from holdfast_core.store import jobs as store
 
-__all__ = ["JobService", "job_uuid"]
+__all__ = ["Enqueued", "JobService", "job_uuid"]
 
 log = structlog.get_logger(__name__)
+
+#: What idempotency keys of jobs belong to, on every transport.
+ROUTE: Final = "jobs"
+#: Jobs that a bulk retry queues in one transaction, and in one call.
+RETRY_BATCH: Final = 1_000
+RETRY_MOST: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """A job, and whether this call has made it."""
+
+    job: Job
+    is_new: bool
 
 
 def job_uuid(job_id: str) -> UUID:
@@ -41,18 +64,54 @@ def job_uuid(job_id: str) -> UUID:
 class JobService:
     """Jobs, for producers, viewers and operators."""
 
-    def __init__(self, database: Database, bus: ChangeBus) -> None:
+    def __init__(self, database: Database, bus: ChangeBus, counters: Counters) -> None:
         self._database = database
+        self._counters = counters
         self._bus = bus
 
-    async def enqueue(self, caller: Caller, request: EnqueueRequest) -> Job:
-        """Add a job. Works while paused, too; nothing hands it out before the resume."""
-        job_id = uuid7()
-        job = await self._database.write(
-            lambda connection: store.insert_job(connection, job_id, request, caller.user_id), lane=Lane.SINGLE
-        )
+    async def enqueue(self, caller: Caller, request: EnqueueRequest) -> Enqueued:
+        """Add a job. Works while paused, too; nothing hands it out before the resume.
+
+        A repeat with the same idempotency key answers the first job, while it exists. Raises KeyReused where
+        that was another request.
+        """
+        new = _new(caller, request)
+        row = await self._database.write(lambda c: store.insert_job(c, new), lane=Lane.SINGLE)
+        if row is None:
+            # The first of its kind, or a repeat.
+            row = await self._database.write(lambda c: _insert_or_find(c, new))
+        job = store.job_from(row)
+        if job.id != new.id:
+            _same_request(row, new)
+            return Enqueued(job, is_new=False)
+        self._counters.add("jobs_enqueued")
         self._bus.announce("jobs")
-        return job
+        return Enqueued(job, is_new=True)
+
+    async def enqueue_batch(self, caller: Caller, request: EnqueueBatchRequest) -> JobBatch:
+        """Add many jobs in their order, all or none. Those whose idempotency key is known already are answered as
+        they are. Raises InvalidRequest where one key comes twice, or KeyReused."""
+        new = [_new(caller, one) for one in request.jobs]
+        _refuse_doubles(request)
+
+        def work(connection: Connection) -> tuple[list[Job], int]:
+            known = store.find_by_keys(connection, [one.key for one in new if one.key is not None])
+            for one in new:
+                if one.key in known:
+                    _same_request(known[one.key], one)
+            missing = [one for one in new if one.key not in known]
+            made = {job.id: job for job in store.insert_jobs(connection, missing)} if missing else {}
+            items = [made[one.id] if one.id in made else store.job_from(known[one.key or ""]) for one in new]
+            return items, len(made)
+
+        try:
+            items, added = await self._database.write(work)
+        except IntegrityError:  # somebody enqueued under one of its keys in this very moment
+            items, added = await self._database.write(work)
+        if added:
+            self._counters.add("jobs_enqueued", added)
+            self._bus.announce("jobs")
+        return JobBatch(items=items)
 
     async def get(self, caller: Caller, job_id: str) -> Job:
         """One job. Raises JobNotFound."""
@@ -141,6 +200,72 @@ class JobService:
         self._bus.announce("jobs")
         log.info("job_retried", job_id=job_id, reason=request.reason, actor=caller.name)
         return job
+
+    async def retry_many(self, caller: Caller, request: BulkRetryRequest) -> BulkRetryAnswer:
+        """Queue all jobs again that ended in `status`, those that ended first before the others, at most
+        10,000 a call."""
+        count = 0
+        more = True
+        while more and count < RETRY_MOST:
+            changed = await self._database.write(
+                lambda connection: store.retry_many(
+                    connection, status=request.status, job_type=request.type, limit=RETRY_BATCH
+                )
+            )
+            count += changed
+            more = changed == RETRY_BATCH
+            if changed:
+                self._bus.announce("jobs")
+        log.info(
+            "jobs_retried",
+            count=count,
+            status=request.status,
+            type=request.type,
+            reason=request.reason,
+            actor=caller.name,
+        )
+        return BulkRetryAnswer(retried=count, more=more)
+
+
+def _new(caller: Caller, request: EnqueueRequest) -> store.New:
+    key = request.idempotency_key
+    return store.New(
+        id=uuid7(),
+        request=request,
+        user_id=caller.user_id,
+        key=None if key is None else key_hash(caller, ROUTE, key),
+        body=None if key is None else body_hash(request),
+    )
+
+
+def _insert_or_find(connection: Connection, new: store.New) -> Row[Any]:
+    """The row of the job that was made now, or of the one that has its key."""
+    while True:  # a job that is removed between the two looks frees its key
+        store.add_lanes_of(connection, [new])
+        row = store.insert_job(connection, new)
+        if row is None:
+            row = store.find_by_keys(connection, [new.key or ""]).get(new.key or "")
+        if row is not None:
+            return row
+
+
+def _same_request(row: Row[Any], new: store.New) -> None:
+    if row.enqueue_body != new.body:
+        raise key_reused()
+
+
+def _refuse_doubles(request: EnqueueBatchRequest) -> None:
+    first: dict[str, int] = {}
+    for number, one in enumerate(request.jobs):
+        if one.idempotency_key is None:
+            continue
+        if one.idempotency_key in first:
+            raise InvalidRequest.of(
+                FieldError(
+                    f"jobs[{number}].idempotencyKey", f"is that of jobs[{first[one.idempotency_key]}], too"
+                )
+            )
+        first[one.idempotency_key] = number
 
 
 def _existing(connection: Connection, job_id: UUID) -> Job:

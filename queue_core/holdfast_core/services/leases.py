@@ -1,7 +1,7 @@
 """Heartbeats and outcomes: what the holder of a job says. None of this waits for the gate."""
 
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -11,7 +11,6 @@ from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
-from holdfast_core.errors import HoldfastError, JobNotFound, JobNotOwned, JobStateConflict, LeaseLost
 from holdfast_core.gate import GateCache
 from holdfast_core.schemas import (
     CancelAckRequest,
@@ -23,6 +22,8 @@ from holdfast_core.schemas import (
     ReleaseRequest,
     Transport,
 )
+from holdfast_core.services.counters import Counted, Counters
+from holdfast_core.services.holders import Verb, repeated, why_not
 from holdfast_core.services.jobs import job_uuid
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.tokens import fence
@@ -30,7 +31,7 @@ from holdfast_core.services.watch import PauseWatch
 from holdfast_core.settings import Settings
 from holdfast_core.states import JobStatus
 from holdfast_core.store import leases as store
-from holdfast_core.store.jobs import VOID, find, job_from
+from holdfast_core.store.jobs import find, job_from
 from holdfast_core.store.pause import read_system
 
 __all__ = ["LeaseService", "OutcomeService"]
@@ -40,16 +41,31 @@ log = structlog.get_logger(__name__)
 #: How often a holder is expected to heartbeat within its lease.
 HEARTBEATS_A_LEASE: Final = 3
 
-Verb = Literal["complete", "fail", "release", "cancel_ack"]
+
+_COUNTED: Final[Mapping[Verb, Counted]] = {
+    "complete": "jobs_complete",
+    "fail": "jobs_fail",
+    "release": "jobs_release",
+    "cancel_ack": "jobs_cancel_ack",
+}
 
 
 class LeaseService:
     """Keeps leases alive."""
 
     def __init__(
-        self, database: Database, watch: PauseWatch, presence: Presence, settings: Settings, clock: Clock
+        self,
+        database: Database,
+        bus: ChangeBus,
+        watch: PauseWatch,
+        presence: Presence,
+        counters: Counters,
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         self._database = database
+        self._bus = bus
+        self._counters = counters
         self._watch = watch
         self._presence = presence
         self._settings = settings
@@ -75,13 +91,16 @@ class LeaseService:
         def work(connection: Connection) -> HeartbeatAnswer:
             row = store.heartbeat(connection, found, request, token_hash)
             if row is None:
-                raise _why_not(find(connection, found), found, request.worker_id, token_hash, None)
+                raise why_not(find(connection, found), found, request.worker_id, token_hash, None)
             job = job_from(row, compact=request.compact)
             return HeartbeatAnswer(**dict(job), system=read_system(connection))
 
         answer = await self._database.write(work, lane=Lane.SINGLE)
         self._watch.learn(answer.system, asked_at=asked_at)
         self._presence.answered(request.worker_id, answer.system.version)
+        self._counters.add("heartbeats")
+        if request.phase is not None and answer.system.workers_paused:
+            self._bus.announce("running")  # somebody may wait for the last one to park
         return answer
 
 
@@ -89,11 +108,18 @@ class OutcomeService:
     """Takes what became of a job. Repeated by the claim that made it, an outcome answers again and writes nothing."""
 
     def __init__(
-        self, database: Database, bus: ChangeBus, cache: GateCache, presence: Presence, settings: Settings
+        self,
+        database: Database,
+        bus: ChangeBus,
+        cache: GateCache,
+        presence: Presence,
+        counters: Counters,
+        settings: Settings,
     ) -> None:
         self._database = database
         self._bus = bus
         self._cache = cache
+        self._counters = counters
         self._presence = presence
         self._settings = settings
 
@@ -170,59 +196,16 @@ class OutcomeService:
             if row is not None:
                 return job_from(row), True
             row = find(connection, found)
-            if _repeated(row, verb, worker_id, token_hash):
+            if repeated(row, verb, worker_id, token_hash):
                 assert row is not None
                 return job_from(row), False
-            raise _why_not(row, found, worker_id, token_hash, verb)
+            raise why_not(row, found, worker_id, token_hash, verb)
 
         job, changed = await self._database.write(ending, lane=Lane.SINGLE)
         if changed:
+            self._counters.add(_COUNTED[verb])
             if job.status is JobStatus.QUEUED:
                 self._bus.announce("jobs")
             if self._cache.paused() is not None:
                 self._bus.announce("running")  # somebody waits for the drain
         return job
-
-
-#: The ways in which a holder ends its own claim.
-_BY_HOLDER: Final = frozenset({"complete", "fail", "release", "cancel_ack"})
-
-
-def _same_claim(row: Row[Any], worker_id: str, token_hash: str | None) -> bool:
-    return row.claim_worker == worker_id and token_hash in (None, row.claim_token_hash)
-
-
-def _repeated(row: Row[Any] | None, verb: Verb, worker_id: str, token_hash: str | None) -> bool:
-    """Whether this very claim has made this very outcome before."""
-    return row is not None and _same_claim(row, worker_id, token_hash) and row.claim_outcome == verb
-
-
-def _why_not(
-    row: Row[Any] | None, job_id: UUID, worker_id: str, token_hash: str | None, verb: Verb | None
-) -> HoldfastError:
-    """Why the holder's call found nothing to change."""
-    if row is None:
-        return JobNotFound(f"No job has the id {job_id}.")
-    if row.status == JobStatus.RUNNING:
-        if row.claimed_by != worker_id:
-            return JobNotOwned(f"Worker {row.claimed_by} holds the job, not {worker_id}. Stop working on it.")
-        if verb == "cancel_ack" and _same_claim(row, worker_id, token_hash):
-            return JobStateConflict(
-                "Nobody asked to cancel this job. Complete it, fail it, or release it instead."
-            )
-        return LeaseLost(
-            "The job was claimed again since, so this leaseToken is void. Stop working on the job."
-        )
-    if row.claim_worker is None:
-        return JobStateConflict(f"The job is {row.status} and was never claimed. Claim it first.")
-    if row.claim_worker != worker_id:
-        return JobNotOwned(
-            f"The job is {row.status}; worker {row.claim_worker} held it last, not {worker_id}."
-        )
-    if _same_claim(row, worker_id, token_hash) and row.claim_outcome in _BY_HOLDER and verb is not None:
-        return JobStateConflict(
-            f"This claim has already ended with {row.claim_outcome}; the job is {row.status}."
-        )
-    if row.claim_outcome == VOID:
-        return LeaseLost(f"The claim was ended from outside; the job is {row.status}. Stop working on it.")
-    return LeaseLost(f"The claim is over; the job is {row.status}. Stop working on it.")

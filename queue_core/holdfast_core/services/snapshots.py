@@ -44,6 +44,9 @@ class Snapshots:
         self._counted_at = float("-inf")
         self._cost = 0.0
         self._counting = Lock()
+        self._recent: Snapshot | None = None
+        self._taken_at = float("-inf")
+        self._taking = Lock()
 
     async def in_flight(self) -> tuple[System, InFlight]:
         """The pause and what runs, from one snapshot of the database."""
@@ -80,6 +83,14 @@ class Snapshots:
         snapshot = await self._database.read(reading)
         self._watch.learn(snapshot.system, asked_at=asked_at)
         return snapshot
+
+    async def recent(self, seconds: float) -> Snapshot:
+        """A snapshot that is no older than this; who asks at the same time shares it."""
+        async with self._taking:
+            if self._recent is None or self._clock.monotonic() - self._taken_at >= seconds:
+                self._taken_at = self._clock.monotonic()
+                self._recent = await self.take()
+            return self._recent
 
     async def _fresh_backlog(self) -> Backlog:
         async with self._counting:  # who comes while somebody counts gets that count

@@ -10,8 +10,9 @@ from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
 from holdfast_core.errors import HoldfastError
 from holdfast_core.gate import GateCache
+from holdfast_core.services.counters import Counters
 from holdfast_core.settings import Settings
-from holdfast_core.store import claims as store
+from holdfast_core.store import upkeep as store
 
 __all__ = ["Sweeper"]
 
@@ -31,11 +32,18 @@ class Sweeper:
     """
 
     def __init__(
-        self, database: Database, bus: ChangeBus, cache: GateCache, settings: Settings, clock: Clock
+        self,
+        database: Database,
+        bus: ChangeBus,
+        cache: GateCache,
+        counters: Counters,
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._bus = bus
         self._cache = cache
+        self._counters = counters
         self._settings = settings
         self._clock = clock
         self._back_since: float | None = None
@@ -73,6 +81,7 @@ class Sweeper:
             if len(swept) < store.SWEEP_BATCH:
                 break
         if count:
+            self._counters.add("leases_expired", count)
             self._bus.announce("jobs")
         return count
 

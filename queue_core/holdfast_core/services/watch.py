@@ -1,10 +1,12 @@
 """Keeps the gate's cache fresh, and watches over a pause while it lasts."""
 
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 import structlog
 from anyio import sleep
+from sqlalchemy import Connection
 
 from holdfast_core.changes import ChangeBus, Hub
 from holdfast_core.clock import Clock
@@ -12,8 +14,10 @@ from holdfast_core.db import Database
 from holdfast_core.errors import HoldfastError
 from holdfast_core.gate import GateCache
 from holdfast_core.schemas import System
+from holdfast_core.services.counters import Counters
 from holdfast_core.services.waiters import Waiters
-from holdfast_core.store.metrics import stale_jobs, violations
+from holdfast_core.store.logs import Line, append, hold
+from holdfast_core.store.metrics import Stale, stale_jobs, violations
 from holdfast_core.store.pause import read_system
 
 __all__ = ["PauseWatch"]
@@ -30,13 +34,22 @@ class PauseWatch:
     """What every process knows of the pause."""
 
     def __init__(
-        self, database: Database, bus: ChangeBus, cache: GateCache, waiters: Waiters, clock: Clock
+        self,
+        database: Database,
+        bus: ChangeBus,
+        cache: GateCache,
+        waiters: Waiters,
+        counters: Counters,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._bus = bus
         self._cache = cache
+        self._counters = counters
         self._waiters = waiters
         self._clock = clock
+        #: Running jobs that were claimed though paused, at the last inspection: none, always.
+        self.violations = 0
         self._named: set[tuple[UUID, int]] = set()
 
     @property
@@ -48,6 +61,11 @@ class PauseWatch:
     def known_version(self) -> int | None:
         """The version of the pause that this process knows; None before its first look."""
         return None if self._cache.system is None else self._cache.system.version
+
+    @property
+    def paused(self) -> System | None:
+        """The pause as far as this process knows of one."""
+        return self._cache.paused()
 
     def learn(self, system: System, *, asked_at: float) -> None:
         """Take in a `system` from the database; a pause answers every claim that waits."""
@@ -84,17 +102,22 @@ class PauseWatch:
         """While paused: name each lease that has run out, once, and count broken promises (none, always)."""
         if self._cache.paused() is None:
             self._named.clear()
+            self.violations = 0
             return 0
         stale, broken = await self._database.read(lambda c: (stale_jobs(c), violations(c)))
         for job in stale:
             if (job.id, job.claim_number) not in self._named:
+                if await self._database.write(partial(_announce, job=job)):
+                    self._bus.announce("logs")
+                    self._counters.add("leases_expired_while_paused")
+                    log.warning(
+                        "lease_expired_while_paused",
+                        job_id=str(job.id),
+                        worker_id=job.claimed_by,
+                        lease_expires_at=job.lease_expires_at.isoformat(),
+                    )
                 self._named.add((job.id, job.claim_number))
-                log.warning(
-                    "lease_expired_while_paused",
-                    job_id=str(job.id),
-                    worker_id=job.claimed_by,
-                    lease_expires_at=job.lease_expires_at.isoformat(),
-                )
+        self.violations = broken
         if broken:
             log.error("pause_violated", jobs=broken)
         return broken
@@ -107,3 +130,17 @@ class PauseWatch:
                 await self.inspect()
             except HoldfastError as error:
                 log.warning("pause_not_inspected", cause=error.detail)
+
+
+def _announce(connection: Connection, *, job: Stale) -> bool:
+    """Write into the job's log that its lease has run out, once for each claim, whichever process sees it first."""
+    row = hold(connection, job.id)
+    if row is None or row.claim_number != job.claim_number or row.lease_expires_at != job.lease_expires_at:
+        return False  # it has been heard of since
+    line = Line(
+        "warn",
+        f"The lease of worker {job.claimed_by} ran out while the system is paused. Nothing is done about it until"
+        " the resume; holdfast requeue puts the job back at once.",
+        notice=f"lease_expired {job.claim_number}",
+    )
+    return append(connection, job.id, line) is not None

@@ -1,11 +1,15 @@
 """Jobs: making, reading, and what a person asks of them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     Row,
     String,
     and_,
@@ -18,25 +22,34 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
+    true,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
-from holdfast_core.db.tables import jobs, status_is
-from holdfast_core.db.types import Now, columns
+from holdfast_core.db.tables import jobs, lanes, status_is
+from holdfast_core.db.types import UTC_TIME, Now, columns
 from holdfast_core.schemas import EnqueueRequest, Job, JobQuery
 from holdfast_core.states import JobStatus
+from holdfast_core.store.lanes import add_lanes, lane_key
 
 __all__ = [
     "VOID",
+    "New",
+    "add_lanes_of",
     "cancel",
     "find",
+    "find_by_keys",
     "insert_job",
+    "insert_jobs",
     "is_stale",
     "job_from",
     "list_jobs",
     "put_back",
     "requeue",
     "retry",
+    "retry_many",
 ]
 
 #: How a claim ended that its holder did not end.
@@ -47,8 +60,49 @@ _LIKE_ESCAPE: Final = "\\"
 # One job by its id.
 _FIND = select(jobs).where(jobs.c.id == bindparam("job_id"))
 
-# A new job, waiting.
-_INSERT = insert(jobs).values(created_at=Now(), updated_at=Now()).returning(*jobs.c)
+# A new job, waiting in its lane. Nothing where the lane is missing, or the key is there already.
+_VALUES: Final = (
+    "id",
+    "type",
+    "priority",
+    "payload",
+    "required_capabilities",
+    "affinity_key",
+    "next_attempt_at",
+    "max_attempts",
+    "created_by_user_id",
+    "enqueue_key",
+    "enqueue_body",
+)
+_BY_SERVER: Final[dict[str, Any]] = {
+    "status": literal(JobStatus.QUEUED.value, String(16)),
+    "attempt": literal(1, Integer()),
+    "ready": func.coalesce(bindparam("due_at", type_=UTC_TIME) <= Now(stable=True), true()),
+    # One moment for a whole batch: their ids keep them in order.
+    "created_at": Now(stable=True),
+    "updated_at": Now(stable=True),
+}
+
+
+@cache
+def _insert(dialect: str) -> Any:
+    adding = (postgresql if dialect == "postgresql" else sqlite).insert(jobs)
+    given = [bindparam(name, type_=jobs.c[name].type) for name in _VALUES]
+    row = select(*given, *_BY_SERVER.values(), lanes.c.id).where(
+        lanes.c.key == bindparam("lane_key", type_=String())
+    )
+    return (
+        adding.from_select([*_VALUES, *_BY_SERVER, "lane"], row)
+        .on_conflict_do_nothing(index_elements=["enqueue_key"], index_where=text("enqueue_key IS NOT NULL"))
+        .returning(*jobs.c)
+    )
+
+
+# Many new jobs, in the order of the list.
+_INSERT_MANY = insert(jobs).values(_BY_SERVER).returning(*jobs.c, sort_by_parameter_order=True)
+
+# Jobs by what they were enqueued under.
+_BY_KEY = select(jobs).where(jobs.c.enqueue_key.in_(bindparam("keys", expanding=True)))
 
 is_stale: Final[ColumnElement[bool]] = and_(
     status_is(JobStatus.RUNNING), jobs.c.lease_expires_at <= Now(stable=True)
@@ -76,6 +130,7 @@ def put_back(
         "claimed_by": case((over, jobs.c.claimed_by), else_=null()),
         "finished_at": case((over, Now()), else_=null()),
         "next_attempt_at": null() if delay is None else case((over, null()), else_=Now(delay)),
+        "ready": true() if delay is None else or_(over, delay <= 0),
         "lease_expires_at": None,
         "phase": None,
         "claim_outcome": outcome,
@@ -100,6 +155,7 @@ _CANCEL_NOW = (
         finished_at=Now(),
         lease_expires_at=None,
         next_attempt_at=None,
+        ready=true(),
         phase=None,
         # An outcome that its holder made stays known, so that it can be repeated.
         claim_outcome=case((status_is(JobStatus.RUNNING), literal(VOID)), else_=jobs.c.claim_outcome),
@@ -132,30 +188,47 @@ _REQUEUE = (
     .returning(*jobs.c)
 )
 
+_again: Final[dict[str, Any]] = {
+    "status": JobStatus.QUEUED.value,
+    "attempt": 1,
+    "claimed_by": None,
+    "checkpoint": None,
+    "progress": None,
+    "result_summary": None,
+    "error_message": None,
+    "cancel_requested_at": None,
+    "cancel_reason": None,
+    "next_attempt_at": None,
+    "ready": true(),
+    "started_at": None,
+    "finished_at": None,
+    "updated_at": Now(),
+}
+_RETRYABLE: Final = (JobStatus.FAILED.value, JobStatus.DEAD_LETTER.value, JobStatus.CANCELLED.value)
+
 # A finished job that did not succeed runs again, as if it were new, in its old place.
 _RETRY = (
     update(jobs)
-    .where(
-        jobs.c.id == bindparam("job_id"),
-        jobs.c.status.in_([JobStatus.FAILED.value, JobStatus.DEAD_LETTER.value, JobStatus.CANCELLED.value]),
-    )
-    .values(
-        status=JobStatus.QUEUED.value,
-        attempt=1,
-        claimed_by=None,
-        checkpoint=None,
-        progress=None,
-        result_summary=None,
-        error_message=None,
-        cancel_requested_at=None,
-        cancel_reason=None,
-        next_attempt_at=None,
-        started_at=None,
-        finished_at=None,
-        updated_at=Now(),
-    )
+    .where(jobs.c.id == bindparam("job_id"), jobs.c.status.in_(_RETRYABLE))
+    .values(_again)
     .returning(*jobs.c)
 )
+
+# Many of them, those that ended first. Finished, so that the index of finished jobs finds them.
+_ENDED = (
+    select(jobs.c.id)
+    .where(
+        jobs.c.finished_at.is_not(None),
+        jobs.c.status == bindparam("status", type_=String()),
+        or_(
+            bindparam("job_type", type_=String()).is_(None),
+            jobs.c.type == bindparam("job_type", type_=String()),
+        ),
+    )
+    .order_by(jobs.c.finished_at)
+    .limit(bindparam("limit", type_=Integer()))
+)
+_RETRY_MANY = update(jobs).where(jobs.c.id.in_(_ENDED.with_for_update(skip_locked=True))).values(_again)
 
 
 def job_from(row: Row[Any], *, lease_token: str | None = None, compact: bool = False) -> Job:
@@ -171,22 +244,62 @@ def find(connection: Connection, job_id: UUID) -> Row[Any] | None:
     return connection.execute(_FIND, {"job_id": job_id}).one_or_none()
 
 
-def insert_job(connection: Connection, job_id: UUID, request: EnqueueRequest, user_id: UUID | None) -> Job:
-    """Add a job at the end of its priority."""
-    values: dict[str, Any] = {
-        "id": job_id,
-        "type": request.type,
-        "status": JobStatus.QUEUED.value,
-        "priority": request.priority,
-        "payload": request.payload,
-        "required_capabilities": request.required_capabilities,
-        "affinity_key": request.affinity_key,
-        "next_attempt_at": request.run_at,
-        "attempt": 1,
-        "max_attempts": request.max_attempts,
-        "created_by_user_id": user_id,
-    }
-    return job_from(connection.execute(_INSERT, values).one())
+@dataclass(frozen=True, slots=True)
+class New:
+    """A job that is to be enqueued. `key` and `body` are the hashes of its idempotency key and request."""
+
+    id: UUID
+    request: EnqueueRequest
+    user_id: UUID | None
+    key: str | None
+    body: str | None
+
+    @property
+    def lane_key(self) -> str:
+        """The key of its lane."""
+        return lane_key(self.request.type, self.request.required_capabilities)
+
+    def values(self) -> dict[str, Any]:
+        """Its columns that are not the server's to fill."""
+        request = self.request
+        return {
+            "id": self.id,
+            "type": request.type,
+            "priority": request.priority,
+            "payload": request.payload,
+            "required_capabilities": request.required_capabilities,
+            "affinity_key": request.affinity_key,
+            "next_attempt_at": request.run_at,
+            "due_at": request.run_at,
+            "max_attempts": request.max_attempts,
+            "created_by_user_id": self.user_id,
+            "enqueue_key": self.key,
+            "enqueue_body": self.body,
+        }
+
+
+def insert_job(connection: Connection, new: New) -> Row[Any] | None:
+    """Add a job at the end of its priority. None where a job has its key already, or its lane is missing."""
+    values = {**new.values(), "lane_key": new.lane_key}
+    return connection.execute(_insert(connection.dialect.name), values).one_or_none()
+
+
+def add_lanes_of(connection: Connection, new: Sequence[New]) -> dict[str, int]:
+    """The lanes of these jobs, made where they are missing."""
+    kinds = {one.lane_key: (one.request.type, one.request.required_capabilities) for one in new}
+    return add_lanes(connection, kinds)
+
+
+def insert_jobs(connection: Connection, new: Sequence[New]) -> list[Job]:
+    """Add many jobs, in their order. Raises IntegrityError where one has the key of a job that exists."""
+    lane = add_lanes_of(connection, new)
+    rows = [{**one.values(), "lane": lane[one.lane_key]} for one in new]
+    return [job_from(row) for row in connection.execute(_INSERT_MANY, rows)]
+
+
+def find_by_keys(connection: Connection, keys: Sequence[str]) -> dict[str, Row[Any]]:
+    """The jobs that were enqueued under these keys, by key."""
+    return {row.enqueue_key: row for row in connection.execute(_BY_KEY, {"keys": list(keys)})} if keys else {}
 
 
 def list_jobs(
@@ -238,3 +351,9 @@ def retry(connection: Connection, job_id: UUID) -> Job | None:
     """Queue a failed, dead or cancelled job again. None where it is none of these."""
     row = connection.execute(_RETRY, {"job_id": job_id}).one_or_none()
     return None if row is None else job_from(row)
+
+
+def retry_many(connection: Connection, *, status: str, job_type: str | None, limit: int) -> int:
+    """Queue up to `limit` jobs again that ended in `status`. Returns how many there were."""
+    arguments = {"status": status, "job_type": job_type, "limit": limit}
+    return connection.execute(_RETRY_MANY, arguments).rowcount

@@ -28,10 +28,10 @@ from holdfast_core.db.tables import jobs, status_is
 from holdfast_core.db.types import Now
 from holdfast_core.schemas import HeartbeatRequest
 from holdfast_core.states import JobStatus
-from holdfast_core.store.claims import backoff
+from holdfast_core.store.backoff import backoff
 from holdfast_core.store.jobs import put_back
 
-__all__ = ["cancel_ack", "complete", "fail", "fail_retryable", "heartbeat", "release"]
+__all__ = ["cancel_ack", "complete", "fail", "fail_retryable", "give_back", "heartbeat", "release"]
 
 # Held by this worker, and, where a token is given, under this very claim.
 _held: Final[ColumnElement[bool]] = and_(
@@ -52,13 +52,31 @@ _HEARTBEAT = (
         lease_expires_at=Now(bindparam("lease_seconds", type_=Float())),
         phase=func.coalesce(bindparam("new_phase", type_=String()), jobs.c.phase),
         checkpoint=func.coalesce(bindparam("new_checkpoint", type_=String()), jobs.c.checkpoint),
+        heartbeat_at=Now(),
+        # What it says anew is progress; to repeat what it said is none.
+        progressed_at=case(
+            (
+                or_(
+                    func.coalesce(bindparam("new_phase", type_=String()), jobs.c.phase) != jobs.c.phase,
+                    and_(
+                        bindparam("new_checkpoint", type_=String()).is_not(None),
+                        bindparam("new_checkpoint", type_=String())
+                        != func.coalesce(jobs.c.checkpoint, literal("", String())),
+                    ),
+                ),
+                Now(),
+            ),
+            else_=jobs.c.progressed_at,
+        ),
         updated_at=Now(),
     )
     .returning(*jobs.c)
 )
 
 # The same, with a new progress.
-_HEARTBEAT_PROGRESS = _HEARTBEAT.values(progress=bindparam("new_progress", type_=jobs.c.progress.type))
+_HEARTBEAT_PROGRESS = _HEARTBEAT.values(
+    progress=bindparam("new_progress", type_=jobs.c.progress.type), progressed_at=Now()
+)
 
 _over: Final[dict[str, Any]] = {
     "lease_expires_at": None,
@@ -98,6 +116,10 @@ _CANCEL_ACK = (
 _RELEASE = (
     update(jobs).where(_held).values(put_back(outcome="release", uses_attempt=False)).returning(*jobs.c)
 )
+
+
+# The same by the server, for a caller that is gone: its requestId may be used again.
+_GIVE_BACK = _RELEASE.values(request_id=None, asked_at=None)
 
 
 @cache
@@ -177,6 +199,11 @@ def fail_retryable(
 def release(connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None) -> Row[Any] | None:
     """Give the job back to its place. None where the caller does not hold it."""
     return connection.execute(_RELEASE, _holder(job_id, worker_id, token_hash)).one_or_none()
+
+
+def give_back(connection: Connection, job_id: UUID, worker_id: str, token_hash: str) -> Row[Any] | None:
+    """Give a job back whose claimer never heard of it. None where this very claim is over."""
+    return connection.execute(_GIVE_BACK, _holder(job_id, worker_id, token_hash)).one_or_none()
 
 
 def cancel_ack(

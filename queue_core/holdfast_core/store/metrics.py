@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, and_, cast, func, literal, or_, select, text
+from sqlalchemy import BigInteger, Connection, and_, cast, func, literal, select, text
 
 from holdfast_core.db.tables import jobs, pause_state, status_is
 from holdfast_core.db.types import Now, columns
@@ -18,6 +18,7 @@ __all__ = [
     "InFlight",
     "Stale",
     "backlog",
+    "database_time",
     "in_flight",
     "stale_jobs",
     "system_and_in_flight",
@@ -64,8 +65,6 @@ class Stale:
 
 _alive = jobs.c.lease_expires_at > Now(stable=True)
 _running = status_is(JobStatus.RUNNING)
-_queued = status_is(JobStatus.QUEUED)
-_due = or_(jobs.c.next_attempt_at.is_(None), jobs.c.next_attempt_at <= Now(stable=True))
 
 _counts = (
     select(
@@ -83,13 +82,30 @@ _IN_FLIGHT = select(_counts)
 # The pause and what runs now, from one snapshot because it is one statement.
 _SYSTEM_AND_IN_FLIGHT = select(pause_state, _counts).select_from(pause_state.join(_counts, literal(True)))
 
-# What waits, and since when.
+# What waits, and since when: the ready ones, and the scheduled ones that are due or not. Each from the index
+# that holds just these.
+_ready = and_(status_is(JobStatus.QUEUED), jobs.c.ready)
+_scheduled = and_(status_is(JobStatus.QUEUED), ~jobs.c.ready)
+_due = jobs.c.next_attempt_at <= Now(stable=True)
+_READY = (
+    select(func.count().label("queued"), func.min(jobs.c.created_at).label("oldest")).where(_ready).subquery()
+)
+_SCHEDULED = (
+    select(
+        func.count().filter(_due).label("due"),
+        func.count().filter(~_due).label("later"),
+        func.min(jobs.c.created_at).filter(_due).label("oldest"),
+    )
+    .where(_scheduled)
+    .subquery()
+)
 _BACKLOG = select(
-    func.count().filter(_due).label("queued"),
-    func.count().filter(~_due).label("scheduled"),
-    func.min(jobs.c.created_at).filter(_due).label("oldest"),
+    (_READY.c.queued + _SCHEDULED.c.due).label("queued"),
+    _SCHEDULED.c.later.label("scheduled"),
+    _READY.c.oldest.label("oldest_ready"),
+    _SCHEDULED.c.oldest.label("oldest_due"),
     Now().label("now"),
-).where(_queued)
+).select_from(_READY.join(_SCHEDULED, literal(True)))
 
 # Stale jobs, longest first.
 _STALE = (
@@ -114,6 +130,9 @@ _VIOLATIONS_SQLITE = (
 )
 
 
+_NOW = select(Now())
+
+
 def _in_flight_from(row: Any) -> InFlight:
     return InFlight(running=row.running, parked=row.parked, stale=row.stale)
 
@@ -132,8 +151,15 @@ def system_and_in_flight(connection: Connection) -> tuple[System, InFlight]:
 def backlog(connection: Connection) -> Backlog:
     """Exact counts of what waits. Walks every queued job: not for every call."""
     row = connection.execute(_BACKLOG).one()
-    age = None if row.oldest is None else max(0.0, (row.now - row.oldest).total_seconds())
+    oldest = min((at for at in (row.oldest_ready, row.oldest_due) if at is not None), default=None)
+    age = None if oldest is None else max(0.0, (row.now - oldest).total_seconds())
     return Backlog(queued=row.queued, scheduled=row.scheduled, oldest_seconds=age, measured_at=row.now)
+
+
+def database_time(connection: Connection) -> datetime:
+    """The database's clock."""
+    now: datetime = connection.execute(_NOW).scalar_one()
+    return now
 
 
 def stale_jobs(connection: Connection) -> list[Stale]:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal_column, select, update
 
 from holdfast_core.db.tables import control_events, pause_state
 from holdfast_core.db.types import UTC_TIME, Now, columns
@@ -12,9 +12,12 @@ from holdfast_core.schemas import ControlEvent, HistoryQuery, System
 
 __all__ = [
     "append_event",
+    "events_after",
     "history",
     "latest_events",
+    "limit_passed",
     "lock_system",
+    "made_at",
     "moment",
     "read_system",
     "system_from",
@@ -46,6 +49,11 @@ _LATEST = (
 # When the event with this id was made.
 _MADE_AT = select(control_events.c.created_at).where(control_events.c.id == bindparam("id"))
 
+# Whether the pause has a time limit that has passed.
+_LIMIT_PASSED = select(
+    and_(pause_state.c.paused, pause_state.c.resume_at.is_not(None), pause_state.c.resume_at <= Now())
+)
+
 _WRITE = update(pause_state).where(pause_state.c.id == literal_column("1"))
 
 
@@ -73,6 +81,11 @@ def read_system(connection: Connection) -> System:
 def lock_system(connection: Connection) -> System:
     """The pause, locked against other toggles until this transaction ends."""
     return system_from(connection.execute(_LOCK).one())
+
+
+def limit_passed(connection: Connection) -> bool:
+    """Whether the pause has a time limit that has passed, by the database's clock."""
+    return bool(connection.execute(_LIMIT_PASSED).scalar_one())
 
 
 def moment(connection: Connection) -> datetime:
@@ -111,14 +124,28 @@ def latest_events(connection: Connection) -> list[ControlEvent]:
     return [_event_from(row) for row in connection.execute(_LATEST)]
 
 
+def made_at(connection: Connection, event_id: UUID) -> datetime | None:
+    """When the event with this id was made; None where there is none."""
+    at: datetime | None = connection.execute(_MADE_AT, {"id": event_id}).scalar_one_or_none()
+    return at
+
+
+def events_after(connection: Connection, at: datetime | None, *, limit: int) -> list[ControlEvent]:
+    """The events behind a time (None: all), oldest first. No two have the same, so nothing is missed."""
+    wanted = select(control_events).order_by(control_events.c.created_at).limit(limit)
+    if at is not None:
+        wanted = wanted.where(control_events.c.created_at > bindparam("at", at, type_=UTC_TIME))
+    return [_event_from(row) for row in connection.execute(wanted)]
+
+
 def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEvent], UUID | None]:
     """A page of the log, newest first, and the id to ask with for the next one."""
     wanted = select(control_events).order_by(control_events.c.created_at.desc()).limit(query.limit + 1)
     if query.before is not None:
-        made_at = connection.execute(_MADE_AT, {"id": query.before}).scalar_one_or_none()
-        if made_at is None:
+        before = made_at(connection, query.before)
+        if before is None:
             return [], None
-        wanted = wanted.where(control_events.c.created_at < bindparam("made_at", made_at, type_=UTC_TIME))
+        wanted = wanted.where(control_events.c.created_at < bindparam("before", before, type_=UTC_TIME))
     if query.outcome is not None:
         wanted = wanted.where(control_events.c.outcome == query.outcome)
     events = [_event_from(row) for row in connection.execute(wanted)]

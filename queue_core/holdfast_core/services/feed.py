@@ -1,0 +1,130 @@
+"""What happens to the system, as a stream: for dashboards, `holdfast watch` and whoever else follows.
+
+Each follower goes through the audit log at its own pace, so it sees each version once and in order, and a slow one
+neither holds up the others nor fills the memory. What only has a current value (counts, workers) is read at most
+once a second, for all followers together.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import UUID
+
+from anyio import sleep
+from sqlalchemy import Connection
+
+from holdfast_core.callers import Caller
+from holdfast_core.changes import ChangeBus
+from holdfast_core.clock import Clock
+from holdfast_core.db import Database
+from holdfast_core.errors import Unavailable
+from holdfast_core.schemas import Answer, ControlEvent, Metrics, System
+from holdfast_core.services.snapshots import Snapshots
+from holdfast_core.states import PauseAction
+from holdfast_core.store.pause import events_after, made_at
+
+__all__ = ["FeedEvent", "FeedService"]
+
+#: Followers of one process.
+MAX_FOLLOWERS: Final = 1_000
+#: Events of the audit log that one read takes.
+PAGE: Final = 100
+#: The poll behind the announcements, and how old the counts may be, in seconds.
+POLL_SECONDS: Final = 1.0
+#: The least time between two looks.
+REST_SECONDS: Final = 0.05
+#: Counts are told anew after this, though only their ages have changed.
+RETELL_SECONDS: Final = 10.0
+
+FeedKind = Literal["snapshot", "system", "metrics", "workers", "audit"]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """One event of the stream. `id`: where to go on after a cut; None leaves the one before."""
+
+    kind: FeedKind
+    data: Answer
+    id: UUID | None = None
+
+
+class FeedService:
+    """Streams what happens to the system."""
+
+    def __init__(self, database: Database, bus: ChangeBus, snapshots: Snapshots, clock: Clock) -> None:
+        self._database = database
+        self._bus = bus
+        self._snapshots = snapshots
+        self._clock = clock
+        self._followers = 0
+
+    async def follow(self, caller: Caller, *, after: UUID | None = None) -> AsyncGenerator[FeedEvent]:
+        """A snapshot, then what changes. `after`: the id of the last event that was seen before a cut; the events of
+        the audit log that were missed come right behind the snapshot. Raises Unavailable where too many follow."""
+        if self._followers >= MAX_FOLLOWERS:
+            raise Unavailable(
+                f"{MAX_FOLLOWERS} streams are open here already. Try again later.", retry_after=10
+            )
+        self._followers += 1
+        try:
+            # Subscribe before reading, so that nothing falls between.
+            with self._bus.hub.subscribe("system", "running", "jobs") as changes:
+                snapshot = await self._snapshots.take()
+                seen_at = None if after is None else await self._database.read(lambda c: made_at(c, after))
+                if seen_at is not None:
+                    yield FeedEvent("snapshot", snapshot)
+                else:
+                    # The newest event that the snapshot shows; what is newer follows.
+                    shown = next(
+                        (e for e in snapshot.audit.latest if e.version <= snapshot.system.version), None
+                    )
+                    seen_at = None if shown is None else shown.created_at
+                    yield FeedEvent("snapshot", snapshot, None if shown is None else shown.id)
+                system, told, told_at = snapshot.system, snapshot, self._clock.monotonic()
+                while True:
+                    position = seen_at
+
+                    def reading(connection: Connection) -> list[ControlEvent]:
+                        return events_after(connection, position, limit=PAGE)  # noqa: B023 (called at once)
+
+                    events = await self._database.read(reading)
+                    for event in events:
+                        seen_at = event.created_at
+                        yield FeedEvent("audit", event, event.id)
+                        if event.outcome == "changed" and event.version > system.version:
+                            system = _system_after(system, event)
+                            yield FeedEvent("system", system)
+                    if len(events) < PAGE:
+                        current = await self._snapshots.recent(POLL_SECONDS)
+                        late = self._clock.monotonic() - told_at >= RETELL_SECONDS
+                        if late or _told_apart(current.metrics) != _told_apart(told.metrics):
+                            told_at = self._clock.monotonic()
+                            yield FeedEvent("metrics", current.metrics)
+                        if current.workers != told.workers:
+                            yield FeedEvent("workers", current.workers)
+                        told = current
+                        await changes.wait(POLL_SECONDS)
+                    await sleep(REST_SECONDS)
+        finally:
+            self._followers -= 1
+
+
+def _told_apart(metrics: Metrics) -> Metrics:
+    # Ages grow by themselves; that alone is no news.
+    return metrics.model_copy(update={"oldest_queued_seconds": None, "measured_at": None})
+
+
+def _system_after(before: System, event: ControlEvent) -> System:
+    """What the pause was once this event had changed it, from what it was before."""
+    paused = event.action is PauseAction.PAUSE
+    return System(
+        workers_paused=paused,
+        mode=event.mode if paused else None,
+        reason=event.reason if paused else None,
+        version=event.version,
+        requested_by_user_id=event.actor_user_id,
+        requested_by=event.actor,
+        requested_at=(before.requested_at or event.created_at) if paused else None,
+        updated_at=event.created_at,
+        resume_at=event.resume_at if paused else None,
+    )
