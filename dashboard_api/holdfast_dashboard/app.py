@@ -19,6 +19,8 @@ from holdfast_core.settings import Settings
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.guards import Guards
 from holdfast_dashboard.health_routes import health_operations
+from holdfast_dashboard.log_routes import log_operations
+from holdfast_dashboard.metrics_routes import metrics_operations
 from holdfast_dashboard.operations import Operations
 from holdfast_dashboard.pages import page_routes
 from holdfast_dashboard.problems import refused_by_router, refused_by_us
@@ -57,7 +59,13 @@ def create_app(
         redirect_slashes=False,
     )
     context = Context(services, settings)
-    parts = [system_operations(context), queue_operations(context), health_operations(context)]
+    parts = [
+        queue_operations(context),
+        system_operations(context),
+        log_operations(context),
+        health_operations(context),
+        metrics_operations(context),
+    ]
     for part in parts:
         app.include_router(part.router)
     app.router.routes.extend(page_routes(context))

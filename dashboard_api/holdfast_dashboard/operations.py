@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from holdfast_core import errors
 from holdfast_core.errors import HoldfastError
+from holdfast_core.schemas import IdempotencyKey
 from holdfast_core.schemas import Request as RequestModel
 from holdfast_dashboard.problems import PROBLEM_JSON
 
@@ -29,6 +30,15 @@ def ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
+_KEY_HEADER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": TypeAdapter[str](IdempotencyKey).json_schema(),
+    "description": "A repeat with the same key and body changes nothing more.",
+}
+
+
 class Operations:
     """Routes of one part of the API, and the models that they speak."""
 
@@ -43,17 +53,23 @@ class Operations:
         path: str,
         *,
         summary: str,
-        answers: type[BaseModel],
+        answers: type[BaseModel] | None,
         body: type[RequestModel] | None = None,
         optional: bool = False,
         query: type[RequestModel] | None = None,
         status: int = 200,
+        also: int | None = None,
+        takes_key: bool = False,
+        media_type: str = "application/json",
         refuses: tuple[type[HoldfastError], ...] = (),
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the decorated function. `refuses`: the errors that are this operation's own."""
+        """Register the decorated function. `refuses`: the errors that are this operation's own. `also`: another
+        status that it answers with. `takes_key`: whether it knows the Idempotency-Key header. `answers`: None where
+        that is text; of a stream, what its events hold."""
         found = [*ALWAYS, *refuses]
         extra: dict[str, Any] = {}
-        self.answers.add(answers)
+        if answers is not None:
+            self.answers.add(answers)
         if body is not None:
             self.requests.add(body)
             found += _WITH_BODY
@@ -62,6 +78,13 @@ class Operations:
         if query is not None:
             found.append(errors.InvalidRequest)
             extra["parameters"] = _parameters(query)
+        if takes_key:
+            extra["parameters"] = [*extra.get("parameters", []), _KEY_HEADER]
+        schema = {"type": "string"} if answers is None else ref(answers)
+        good = {
+            "description": (answers.__doc__ if answers is not None else None) or "The answer.",
+            "content": {media_type: {"schema": schema}},
+        }
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.router.add_api_route(
@@ -76,12 +99,7 @@ class Operations:
                 responses=_problems(found),
                 openapi_extra={
                     **extra,
-                    "responses": {
-                        str(status): {
-                            "description": answers.__doc__ or "The answer.",
-                            "content": {"application/json": {"schema": ref(answers)}},
-                        }
-                    },
+                    "responses": {str(code): good for code in (status, also) if code is not None},
                 },
             )
             if method == "GET":  # what answers GET answers HEAD (RFC 9110, 9.1)

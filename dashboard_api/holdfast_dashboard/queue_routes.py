@@ -5,16 +5,20 @@ from starlette.responses import Response
 
 from holdfast_core import errors
 from holdfast_core.schemas import (
+    BulkRetryAnswer,
+    BulkRetryRequest,
     CancelAckRequest,
     CancelRequest,
     ClaimAnswer,
     ClaimRequest,
     CompleteRequest,
+    EnqueueBatchRequest,
     EnqueueRequest,
     FailRequest,
     HeartbeatAnswer,
     HeartbeatRequest,
     Job,
+    JobBatch,
     JobPage,
     JobQuery,
     PresenceAnswer,
@@ -25,7 +29,14 @@ from holdfast_core.schemas import (
 )
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.operations import Operations
-from holdfast_dashboard.requests import answer, read_body, read_query, while_connected
+from holdfast_dashboard.requests import (
+    answer,
+    read_body,
+    read_key,
+    read_query,
+    refuse_key,
+    while_connected,
+)
 
 __all__ = ["queue_operations"]
 
@@ -37,21 +48,66 @@ _PERSON = (errors.JobNotFound, errors.JobStateConflict)
 def queue_operations(context: Context) -> Operations:
     """The routes under `/api/queue`."""
     operations = Operations("queue")
-    _jobs(operations, context)
-    _claims(operations, context)
+    _claims(operations, context)  # first, since routes are tried in turn and these are asked for most
     _outcomes(operations, context)
+    _jobs(operations, context)
     return operations
 
 
 def _jobs(operations: Operations, context: Context) -> None:
     @operations.add(
-        "POST", "/api/queue/jobs", summary="Add a job", body=EnqueueRequest, answers=Job, status=201
+        "POST",
+        "/api/queue/jobs",
+        summary="Add a job",
+        body=EnqueueRequest,
+        answers=Job,
+        status=201,
+        also=200,
+        takes_key=True,
+        refuses=(errors.KeyReused,),
     )
     async def enqueue_job(request: Request) -> Response:
-        """Works while paused, too; nothing hands the job out before the resume."""
+        """Works while paused, too; nothing hands the job out before the resume. A repeated idempotencyKey (or
+        Idempotency-Key header) answers 200 with the first job."""
         body, _ = await read_body(request, EnqueueRequest)
-        job = await context.services.jobs.enqueue(context.caller(request), body)
-        return answer(job, status=201, location=f"/api/queue/jobs/{job.id}")
+        key = read_key(request)
+        if key is not None and body.idempotency_key not in {None, key}:
+            raise errors.InvalidRequest.of(
+                errors.FieldError("idempotencyKey", "is another than the Idempotency-Key header's")
+            )
+        if key is not None:
+            body = body.model_copy(update={"idempotency_key": key})
+        made = await context.services.jobs.enqueue(context.caller(request), body)
+        status = 201 if made.is_new else 200
+        return answer(made.job, status=status, location=f"/api/queue/jobs/{made.job.id}")
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/batch",
+        summary="Add many jobs, all or none",
+        body=EnqueueBatchRequest,
+        answers=JobBatch,
+        status=201,
+        refuses=(errors.KeyReused,),
+    )
+    async def enqueue_jobs(request: Request) -> Response:
+        """Up to 1,000, with ids that rise in the order of the list. A job whose idempotencyKey is known already is
+        answered as it is."""
+        refuse_key(request, "give each job of the batch an idempotencyKey")
+        body, _ = await read_body(request, EnqueueBatchRequest)
+        return answer(await context.services.jobs.enqueue_batch(context.caller(request), body), status=201)
+
+    @operations.add(
+        "POST",
+        "/api/queue/jobs/retry",
+        summary="Run all jobs again that ended in one way",
+        body=BulkRetryRequest,
+        answers=BulkRetryAnswer,
+    )
+    async def retry_jobs(request: Request) -> Response:
+        """At most 10,000 a call, those that ended first before the others; `more` says to ask again."""
+        body, _ = await read_body(request, BulkRetryRequest)
+        return answer(await context.services.jobs.retry_many(context.caller(request), body))
 
     @operations.add(
         "GET", "/api/queue/jobs", summary="List jobs, newest first", query=JobQuery, answers=JobPage
@@ -113,7 +169,12 @@ def _jobs(operations: Operations, context: Context) -> None:
 
 def _claims(operations: Operations, context: Context) -> None:
     @operations.add(
-        "POST", "/api/queue/jobs/claim", summary="Ask for one job", body=ClaimRequest, answers=ClaimAnswer
+        "POST",
+        "/api/queue/jobs/claim",
+        summary="Ask for one job",
+        body=ClaimRequest,
+        answers=ClaimAnswer,
+        refuses=(errors.KeyReused,),
     )
     async def claim_job(request: Request) -> Response:
         """Null means paused (`system` says so), or nothing to do within `waitSeconds`."""

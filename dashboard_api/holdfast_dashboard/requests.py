@@ -4,18 +4,29 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from anyio import create_task_group
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from holdfast_core.errors import FieldError, InvalidRequest
+from holdfast_core.schemas import IdempotencyKey, parse_query, parse_request
 from holdfast_core.schemas import Request as RequestModel
-from holdfast_core.schemas import parse_query, parse_request
 
-__all__ = ["IGNORED_FIELDS", "answer", "read_body", "read_query", "while_connected"]
+__all__ = [
+    "IGNORED_FIELDS",
+    "answer",
+    "last_event_id",
+    "read_body",
+    "read_key",
+    "read_query",
+    "refuse_key",
+    "while_connected",
+]
 
 R = TypeVar("R", bound=RequestModel)
 T = TypeVar("T")
 
+_KEY: Final = TypeAdapter[str](IdempotencyKey)
 IGNORED_FIELDS = "Holdfast-Ignored-Fields"
 #: Clients refuse answers whose headers are too large.
 MAX_IGNORED_NAMED: Final = 20
@@ -28,6 +39,30 @@ async def read_body(request: Request, model: type[R], *, optional: bool = False)
     """
     raw = await request.body()
     return parse_request(model, b"{}" if optional and not raw else raw)
+
+
+def read_key(request: Request) -> str | None:
+    """The Idempotency-Key header, or None. Raises InvalidRequest."""
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        return None
+    try:
+        return _KEY.validate_python(given[0] if len(given) == 1 else "")
+    except ValidationError:
+        raise InvalidRequest.of(
+            FieldError("Idempotency-Key", "must be given once, with 1 to 255 printable ASCII characters")
+        ) from None
+
+
+def last_event_id(request: Request) -> str | None:
+    """Where a client that comes back to a stream had got to."""
+    return request.headers.get("last-event-id")
+
+
+def refuse_key(request: Request, advice: str) -> None:
+    """Refuse an Idempotency-Key where it would be passed over in silence. Raises InvalidRequest."""
+    if "idempotency-key" in request.headers:
+        raise InvalidRequest.of(FieldError("Idempotency-Key", f"is not taken here: {advice}"))
 
 
 def read_query(request: Request, model: type[R]) -> R:
