@@ -30,7 +30,7 @@ SECONDS_TO_STOP: Final = 20.0
 #: How much of the log a failure shows.
 LINES_SHOWN: Final = 60
 
-_READY: Final = re.compile(r"Holdfast is ready at (http://\S+)")
+_READY: Final = re.compile(r"Holdfast is ready at (https?://\S+)")
 
 
 def start_server(database_url: str, /, *options: str, **environment: str) -> "Server":

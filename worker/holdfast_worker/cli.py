@@ -30,12 +30,15 @@ _CLIENT_VERBS: Final = (
     "cancel",
     "requeue",
     "demo",
+    "completion",
 )
 _SERVER_GROUP: Final = "holdfast.commands"
 #: The server's verbs with their lines in the help: that must not load a server.
 _SERVER_VERBS: Final = {
     "serve": "Run the server: REST, the dashboard and MCP.",
     "mcp": "Speak MCP over stdin and stdout.",
+    "mcp-config": "Print how an agent's client is told of Holdfast.",
+    "doctor": "Look whether a server would run here, and whether its pause would hold.",
     "migrate": "Bring the database up to date.",
 }
 _INSTALL_LINE: Final = "pip install 'holdfast[server]'"
@@ -46,17 +49,29 @@ class _ServerVerb(click.Command):
 
     def load(self) -> click.Command:
         """The real verb. Ends with the install line where the server is not installed."""
-        from importlib.metadata import entry_points
-
-        found = entry_points(group=_SERVER_GROUP, name=self.name or "")
-        if not found:
-            stop(Exit.FAILED, f"`holdfast {self.name}` needs the server. Install it: {_INSTALL_LINE}")
         try:
-            command = next(iter(found)).load()
+            command = self._load()
         except ModuleNotFoundError as error:
             _answer_missing(self.name, error)
-        assert isinstance(command, click.Command)
+        if command is None:
+            stop(Exit.FAILED, f"`holdfast {self.name}` needs the server. Install it: {_INSTALL_LINE}")
         return command
+
+    def find(self) -> click.Command | None:
+        """The real verb; None where it cannot be had."""
+        try:
+            return self._load()
+        except ModuleNotFoundError:
+            return None
+
+    def _load(self) -> click.Command | None:
+        from importlib.metadata import entry_points
+
+        for found in entry_points(group=_SERVER_GROUP, name=self.name or ""):
+            command = found.load()
+            assert isinstance(command, click.Command)
+            return command
+        return None
 
 
 class _Verbs(click.Group):
@@ -77,11 +92,21 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if ctx.resilient_parsing:  # a shell completes: what is wrong is told when the line is run
+            return self._resolve_silently(ctx, args)
         if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
             raise click.exceptions.NoSuchCommand(args[0], possibilities=self.list_commands(ctx), ctx=ctx)
         name, command, rest = super().resolve_command(ctx, args)
         if isinstance(command, _ServerVerb):
             command = command.load()
+        return name, command, rest
+
+    def _resolve_silently(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, _ServerVerb):
+            command = command.find() or command
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> object:

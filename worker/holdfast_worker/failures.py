@@ -1,11 +1,12 @@
 """From an answer that says no to a typed exception.
 
-Problem answers (RFC 9457) become the classes of `holdfast_core.errors`, chosen by `code`. Two failures
+Problem answers (RFC 9457) become the classes of `holdfast_core.errors`, chosen by `code`. Three failures
 never come over a wire and live here:
 
     HoldfastError
     ├── Unavailable
     │   └── ServerUnreachable     no answer: refused, cut off, or too late
+    │       └── UntrustedServer   something answers, but its certificate is not trusted
     └── UnexpectedAnswer          an answer, but not one that a Holdfast server gives
 """
 
@@ -18,7 +19,7 @@ from holdfast_core import errors
 from holdfast_core.errors import FieldError, HoldfastError, Unavailable
 from holdfast_core.schemas import Problem
 
-__all__ = ["ServerUnreachable", "UnexpectedAnswer", "failure_of"]
+__all__ = ["ServerUnreachable", "UnexpectedAnswer", "UntrustedServer", "failure_of"]
 
 #: Statuses by which a gateway in front says that it did not reach the server.
 _GATEWAY_STATUSES: Final = frozenset({502, 503, 504})
@@ -33,6 +34,21 @@ class ServerUnreachable(Unavailable):
     def __init__(self, detail: str, *, sent: bool) -> None:
         super().__init__(detail)
         self.sent = sent
+
+
+class UntrustedServer(ServerUnreachable):
+    """What answers cannot prove that it is the server: nothing was sent to it.
+
+    `unknown_ca`: its certificate may be in order, but is signed by nobody whom this host knows. Else it is made for
+    another name or another time.
+    """
+
+    code = "untrusted_server"
+    title = "Untrusted server"
+
+    def __init__(self, detail: str, *, unknown_ca: bool) -> None:
+        super().__init__(detail, sent=False)
+        self.unknown_ca = unknown_ca
 
 
 class UnexpectedAnswer(HoldfastError):

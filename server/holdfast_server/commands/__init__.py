@@ -14,7 +14,13 @@ import click
 if TYPE_CHECKING:
     from holdfast_core.settings import Settings
 
-__all__ = ["database_url_option", "failures_in_one_line", "read_settings"]
+__all__ = [
+    "cause_of",
+    "database_url_option",
+    "failures_in_one_line",
+    "one_line",
+    "read_settings",
+]
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 
@@ -41,20 +47,34 @@ def read_settings(**options: object) -> "Settings":
 
 
 @contextmanager
-def failures_in_one_line() -> Generator[None]:
-    """Turn a start that cannot be into one line and exit code 1. Anything else is a bug and stays."""
-    from holdfast_core.errors import ConfigurationError, HoldfastError
-
+def failures_in_one_line(*, exit_code: int = 1) -> Generator[None]:
+    """Turn a start that cannot be into one line and an exit code. Anything else is a bug and stays."""
     try:
         yield
     except Exception as error:
-        match _innermost(error):
-            case ConfigurationError() as cause:
-                raise _failure(str(cause)) from None
-            case HoldfastError() as cause:
-                raise _failure(cause.detail) from None
-            case _:
-                raise
+        cause = cause_of(error)
+        if cause is None:
+            raise
+        raise _failure(cause, exit_code=exit_code) from None
+
+
+def cause_of(error: Exception) -> str | None:
+    """What to tell of a failure that is not ours: cause and way out. None where it is a bug."""
+    from holdfast_core.errors import ConfigurationError, HoldfastError
+
+    match _innermost(error):
+        case ConfigurationError() as cause:
+            return str(cause)
+        case HoldfastError() as cause:
+            return cause.detail
+        case _:
+            return None
+
+
+def one_line(text: str) -> str:
+    """`text` fit for one line of a terminal: those of operating systems and databases have line breaks, and may
+    carry what came from outside."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -71,7 +91,5 @@ class _Failure(click.ClickException):
         self.exit_code = code  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _failure(text: str, *, exit_code: int = 1) -> click.ClickException:
-    # Texts of operating systems and databases have line breaks, and may carry what came from outside.
-    line = " ".join(text.split())
-    return _Failure("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), exit_code)
+def _failure(text: str, *, exit_code: int) -> click.ClickException:
+    return _Failure(one_line(text), exit_code)

@@ -1,11 +1,12 @@
-"""`holdfast serve`: REST, MCP and the dashboard in one process."""
+"""`holdfast serve`: REST, MCP and the dashboard, in one process or in several on one port."""
 
 import os
 import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -19,33 +20,54 @@ __all__ = ["serve"]
 #: Connections that the system holds for us before we accept them.
 BACKLOG: Final = 2_048
 
+_PEM_FILE: Final = click.Path(path_type=Path)
+
 
 @click.command()
 @click.option("--host", metavar="ADDRESS", help="Where to listen; else HOLDFAST_HOST, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="0 takes a free one; else HOLDFAST_PORT, 8790.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), help="Processes that share the port; else HOLDFAST_WORKERS, 1."
+)
+@click.option(
+    "--tls-cert", type=_PEM_FILE, metavar="FILE", help="Certificate, for HTTPS; else HOLDFAST_TLS_CERT."
+)
+@click.option("--tls-key", type=_PEM_FILE, metavar="FILE", help="Its private key; else HOLDFAST_TLS_KEY.")
 @database_url_option
-def serve(host: str | None, port: int | None, database_url: str | None) -> None:
+def serve(**given: Any) -> None:
     """Serve REST, MCP and the dashboard, until SIGTERM or Ctrl-C.
 
     Prints one line on stdout once it accepts connections. Logs go to stderr.
     """
-    settings = read_settings(host=host, port=port, database_url=database_url)
+    settings = read_settings(**given)
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, _end_now)  # until uvicorn takes over
+
+    from holdfast_server.commands.tls import server_context
+
+    with failures_in_one_line(exit_code=2):
+        tls = server_context(settings)
     with failures_in_one_line():
         listener = _listen(settings)
+        scheme = "http" if tls is None else "https"
+        address = f"{scheme}://{_in_url(settings.host)}:{listener.getsockname()[1]}"
 
-        from holdfast_server.commands.web import run_server
-        from holdfast_server.compose import create_application
+        def on_ready() -> None:
+            _tell(f"Holdfast is ready at {address}")
+
         from holdfast_server.logs import configure_logs
 
         configure_logs(settings)
-        address = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
-        run_server(
-            create_application(settings),
-            listener,
-            on_ready=lambda: _tell(f"Holdfast is ready at {address}"),
-        )
+        if settings.workers > 1:
+            from holdfast_server.commands.processes import run_processes
+
+            run_processes(settings, given, listener, on_ready)
+            return
+
+        from holdfast_server.commands.web import run_server
+        from holdfast_server.compose import create_application
+
+        run_server(create_application(settings), listener, on_ready, tls=tls)
 
 
 def _end_now(signum: int, frame: object) -> NoReturn:

@@ -12,16 +12,18 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Final
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast_core.errors import Unavailable
-from holdfast_core.schemas import Problem
 
 __all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "run_server"]
 
@@ -31,14 +33,20 @@ GRACEFUL_SECONDS: Final = 2
 KEEP_ALIVE_SECONDS: Final = 30
 
 
-def run_server(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serve `app` until a signal. `on_ready` is called once connections are accepted.
+def run_server(
+    app: Starlette,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Serve `app` until a signal. `on_ready` is called once connections are accepted. With `tls`: HTTPS.
 
     Raises what the app's lifespan raised, at its start or at its end.
     """
-    guarded = _Guarded(app)
+    lifespan = _Lifespan(app)
     config = uvicorn.Config(
-        guarded,
+        lifespan,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -47,19 +55,25 @@ def run_server(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], Non
         workers=1,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        ssl_context_factory=None if tls is None else _always(tls),
     )
-    server = _Server(config, on_ready)
-    guarded.server = server
+    server = lifespan.server = _Server(config, on_ready)
+    # Innermost, so that its refusal passes through the app's own middleware like every other.
+    app.user_middleware.append(Middleware(_CutOff, server=server))
     logger = logging.getLogger("uvicorn.error")
     # Of a failed start we tell ourselves, in one line; and that long polls are cut is no error.
     logger.addFilter(lambda record: server.started and "graceful shutdown exceeded" not in str(record.msg))
     try:
         server.run(sockets=[listener])
     except SystemExit:
-        if guarded.failure is None:
+        if lifespan.failure is None:
             raise
-    if guarded.failure is not None:
-        raise guarded.failure
+    if lifespan.failure is not None:
+        raise lifespan.failure
+
+
+def _always(tls: ssl.SSLContext) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]:
+    return lambda config, default: tls
 
 
 class _Server(uvicorn.Server):
@@ -87,8 +101,8 @@ class _Server(uvicorn.Server):
             await asyncio.wait(self.server_state.tasks, timeout=GRACEFUL_SECONDS)
 
 
-class _Guarded:
-    """Stands in front of the app: keeps what its lifespan raised, and ends calls that are cut off."""
+class _Lifespan:
+    """Stands in front of the app, and keeps what its lifespan raised."""
 
     server: _Server
 
@@ -97,15 +111,10 @@ class _Guarded:
         self.failure: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match scope["type"]:
-            case "lifespan":
-                await self._lifespan(scope, receive, send)
-            case "http":
-                await self._call(scope, receive, send)
-            case _:
-                await self._app(scope, receive, send)
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
 
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def after_calls() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
@@ -121,7 +130,18 @@ class _Guarded:
             self.failure = error
             raise
 
-    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+
+class _CutOff:
+    """ASGI middleware: a call that is cut off is refused like any other, or its stream ended."""
+
+    def __init__(self, app: ASGIApp, *, server: _Server) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         is_started = False
 
         async def watched(message: Message) -> None:
@@ -132,29 +152,13 @@ class _Guarded:
         try:
             await self._app(scope, receive, watched)
         except asyncio.CancelledError:
-            if not self.server.should_exit:
+            if not self._server.should_exit:
                 raise
             # Only uvicorn cancels, as the last thing that it does to a call: here the cancellation ends.
             if not is_started:
-                await send(_GOING_DOWN_START)
-                await send(_GOING_DOWN_BODY)
-            else:
-                with suppress(RuntimeError):  # it had promised a length
-                    await send(_END_OF_STREAM)
+                raise Unavailable("The server is going down. Repeat this in a moment.") from None
+            with suppress(RuntimeError):  # it had promised a length
+                await send(_END_OF_STREAM)
 
 
-_GOING_DOWN: Final = Unavailable("The server is going down. Repeat this in a moment.")
-_GOING_DOWN_START: Final[Message] = {
-    "type": "http.response.start",
-    "status": _GOING_DOWN.status,
-    "headers": [
-        (b"content-type", b"application/problem+json"),
-        (b"retry-after", str(_GOING_DOWN.retry_after).encode()),
-        (b"connection", b"close"),
-    ],
-}
-_GOING_DOWN_BODY: Final[Message] = {
-    "type": "http.response.body",
-    "body": Problem.of(_GOING_DOWN).model_dump_json(exclude_none=True).encode(),
-}
 _END_OF_STREAM: Final[Message] = {"type": "http.response.body", "body": b""}

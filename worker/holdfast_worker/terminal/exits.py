@@ -68,10 +68,14 @@ def _code_of(error: Exception) -> Exit:
 def _with_way_out(error: Exception) -> str:
     """The server's words, and what a person at this command line can do about them."""
     from holdfast_core import errors
-    from holdfast_worker.failures import ServerUnreachable
+    from holdfast_worker.failures import ServerUnreachable, UntrustedServer
 
     text = str(error)
     match error:
+        case UntrustedServer(unknown_ca=True):
+            return f"{text} If a CA of your own signed it, name that CA's certificate: SSL_CERT_FILE=ca.pem."
+        case UntrustedServer():
+            return f"{text} Name the server in --url as its certificate does, or renew the certificate."
         case ServerUnreachable(sent=False):
             return f"{text} Start one with `holdfast serve`, or name another with --url or HOLDFAST_URL."
         case ServerUnreachable():
