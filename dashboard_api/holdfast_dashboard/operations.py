@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, TypeAdapter
+from starlette.responses import JSONResponse, Response
 
 from holdfast_core import errors
 from holdfast_core.errors import HoldfastError
@@ -96,6 +97,7 @@ class Operations:
                 operation_id=function.__name__,
                 status_code=status,
                 response_model=None,
+                response_class=JSONResponse if media_type == "application/json" else Response,
                 responses=_problems(found),
                 openapi_extra={
                     **extra,

@@ -56,7 +56,8 @@ class Operation:
 
     @property
     def has_body(self) -> bool:
-        return "requestBody" in self.described
+        """Whether it takes JSON. Uploads have tests of their own."""
+        return "application/json" in self.described.get("requestBody", {}).get("content", {})
 
     @property
     def body(self) -> dict[str, Any]:
@@ -147,6 +148,8 @@ def check_answer(method: str, path: str, status: int, headers: httpx2.Headers, c
     assert content_type in described["content"], f"{where}: {content_type} is not described"
     if method == "HEAD":
         return
+    if content_type not in {"application/json", PROBLEM_JSON}:
+        return  # text or bytes, which have tests of their own
     body = json.loads(content) if body is None else body
     schema = described["content"][content_type]["schema"]
     _validator(json.dumps(schema)).validate(body)
@@ -368,7 +371,7 @@ async def dump(database: Database, *but: str) -> dict[str, list[tuple[Any, ...]]
         return {
             table.name: sorted((tuple(row) for row in connection.execute(select(table))), key=repr)
             for table in metadata.sorted_tables
-            if table.name not in but
+            if table.name not in {*but, "metrics_history"}  # written by the minute, whoever asks for what
         }
 
     return await database.read(reading)

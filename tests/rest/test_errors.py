@@ -1,6 +1,6 @@
 """One shape of error from every source: the router, a bug of ours, a store that is away."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -44,6 +44,15 @@ BEHIND: Final = {
     "release_job": ("outcomes", "release"),
     "acknowledge_cancel": ("outcomes", "cancel_ack"),
     "get_readiness": ("health", "ready"),
+    "enqueue_jobs": ("jobs", "enqueue_batch"),
+    "retry_jobs": ("jobs", "retry_many"),
+    "log_job_event": ("logs", "append"),
+    "list_job_events": ("logs", "page"),
+    "stream_job_events": ("logs", "follow"),
+    "stream_system_events": ("feed", "follow"),
+    "list_blockers": ("blockers", "list"),
+    "get_metrics_history": ("history", "history"),
+    "get_metrics": ("snapshots", "recent"),
 }
 
 
@@ -86,8 +95,9 @@ async def test_a_wrong_method_is_told_all_the_right_ones(sqlite_url: str) -> Non
     }
     for operation in operations():
         by_path.setdefault(operation.path, set()).add(operation.method)
-    # One address more where the word for a verb stands in the place of an id.
-    by_path["/api/queue/jobs/claim"].add("GET")
+    # Addresses more where the word for a verb stands in the place of an id.
+    for verb in ("batch", "claim", "retry"):
+        by_path[f"/api/queue/jobs/{verb}"].add("GET")
     async with open_api(sqlite_url) as api:
         for path, methods in by_path.items():
             allowed = methods | ({"HEAD"} if "GET" in methods else set())
@@ -128,8 +138,12 @@ def break_all(api: Api, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Exce
     async def raising(*_: object, **__: object) -> None:
         raise fail()
 
+    async def breaking(*_: object, **__: object) -> AsyncGenerator[None]:
+        raise fail()
+        yield
+
     for service, verb in BEHIND.values():
-        monkeypatch.setattr(getattr(api.services, service), verb, raising)
+        monkeypatch.setattr(getattr(api.services, service), verb, breaking if verb == "follow" else raising)
 
 
 def test_no_operation_is_forgotten_here() -> None:
@@ -187,7 +201,7 @@ async def test_a_store_that_is_away_is_said_with_a_time_to_come_again(
     async with open_api(sqlite_url) as api:
         break_all(api, monkeypatch, lambda: StoreUnavailable("The database does not answer.", retry_after=7))
         for operation in operations():
-            if operation.id == "get_health":
+            if operation.id in {"get_health", "get_metrics"}:
                 continue
             method, path, body = request_of(operation)
             answer = await api.ask(method, path, body)
@@ -195,6 +209,10 @@ async def test_a_store_that_is_away_is_said_with_a_time_to_come_again(
             assert answer.headers["retry-after"] == "7"
         page = await api.ask("GET", "/tasks")
         assert page.status_code == 503
+        metrics = await api.ask("GET", "/metrics")
+        assert metrics.status_code == 200
+        assert "holdfast_store_up 0.0" in metrics.text.splitlines()
+        assert "holdfast_jobs{" not in metrics.text
 
 
 async def test_a_pause_that_is_not_confirmed_promises_nothing(
@@ -220,7 +238,7 @@ async def test_a_database_that_is_away_is_never_a_crash_and_never_zeros(postgres
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
                 )
                 for operation in operations():
-                    if operation.id in {"get_health", "heartbeat_worker"}:
+                    if operation.id in {"get_health", "get_metrics", "heartbeat_worker"}:
                         continue
                     method, path, body = request_of(operation)
                     answer = await api.ask(method, path, body)

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Final, TypeVar, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -304,12 +304,33 @@ def parse_request(model: type[_R], raw: bytes | str | Mapping[str, Any]) -> tupl
     return request, ignored
 
 
+_PLAIN: Final = {int: re.compile(r"-?[0-9]{1,30}"), float: re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")}
+
+
+def _kinds_of(annotation: Any) -> list[Any]:
+    """The types in an annotation, whatever they are wrapped in."""
+    inner = get_args(annotation)
+    return [kind for one in inner for kind in _kinds_of(one)] if inner else [annotation]
+
+
+def _not_plain_numbers(model: type[Request], pairs: list[tuple[str, str]]) -> list[FieldError]:
+    """Errors for numbers that pydantic would read, but that nobody means: `1_000`, `+5`, `5.0`, ` 5`."""
+    kinds = {field.alias or name: _kinds_of(field.annotation) for name, field in model.model_fields.items()}
+    wrong: list[FieldError] = []
+    for name, text in pairs:
+        for kind, plain in _PLAIN.items():
+            if any(one is kind for one in kinds.get(name, ())) and not plain.fullmatch(text):
+                wrong.append(FieldError(_shown(name), f"should be a plain {'whole ' * (kind is int)}number"))
+    return wrong
+
+
 def parse_query(model: type[_R], pairs: list[tuple[str, str]]) -> _R:
     """Read a query string's pairs. Raises InvalidRequest naming each parameter that is wrong."""
     names = [name for name, _ in pairs]
     refused, _ = _refused_names(model, names)
     doubled = [name for name, count in Counter(names).items() if count > 1]
     refused += [FieldError(_shown(name), "is given more than once") for name in doubled]
+    refused += _not_plain_numbers(model, pairs)
     if refused:
         raise InvalidRequest.of(*refused)
     try:

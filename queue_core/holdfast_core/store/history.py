@@ -55,7 +55,7 @@ def ended(connection: Connection, minute: datetime) -> dict[str, int]:
     """How many jobs ended within a minute, by their status."""
     arguments = {"since": minute, "until": minute + timedelta(minutes=1)}
     found = dict.fromkeys((status.value for status in TERMINAL), 0)
-    for status, count in connection.execute(_ENDED, arguments).tuples():
+    for status, count in connection.execute(_ENDED, arguments):
         found[status] = count
     return found
 
