@@ -152,14 +152,23 @@ class Agents:
             app, port=0, lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=1
         )
         server = ListeningServer(config)
+        ended = anyio.Event()
+
+        async def serve() -> None:
+            await server._serve()  # without its signal handlers, which are pytest's business
+            ended.set()
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server._serve)  # without its signal handlers, which are pytest's business
+            tasks.start_soon(serve)
             try:
                 with anyio.fail_after(PATIENCE):
                     await server.listening.wait()
                 yield server.url
             finally:
                 server.should_exit = True
+                # Also where the test has failed: cut off in its middle, its lifespan would never end.
+                with anyio.move_on_after(PATIENCE, shield=True):
+                    await ended.wait()
 
     def command(self, *arguments: str) -> list[str]:
         """`holdfast` with these arguments, from this very environment."""

@@ -21,6 +21,7 @@ ORDER = [
     "queue.cancel",
     "queue.retry",
     "queue.requeue",
+    "queue.events",
     "queue.claim",
     "queue.heartbeat",
     "queue.complete",
@@ -28,6 +29,8 @@ ORDER = [
     "queue.release",
     "queue.cancel_ack",
     "queue.presence",
+    "queue.log",
+    "queue.upload_artifact",
     "system.status",
     "system.pause",
     "system.resume",
@@ -35,7 +38,7 @@ ORDER = [
     "system.history",
 ]
 UNDERSCORED = [name.replace(".", "_") for name in ORDER]
-READS = {"queue.get", "queue.list", "system.status", "system.wait", "system.history"}
+READS = {"queue.get", "queue.list", "queue.events", "system.status", "system.wait", "system.history"}
 DESTROYS = {"queue.cancel", "queue.requeue"}
 IDEMPOTENT = READS | {
     "queue.cancel",
@@ -45,6 +48,7 @@ IDEMPOTENT = READS | {
     "queue.release",
     "queue.cancel_ack",
     "queue.presence",
+    "queue.upload_artifact",
     "system.pause",
 }
 TOOLS = pytest.mark.parametrize("tool", listing("dot"), ids=lambda tool: tool.name)
@@ -90,7 +94,8 @@ def test_every_argument_is_described_with_its_limits(tool: Any) -> None:
         assert re.match(r"[A-Za-z]", words), name
         for keyword in ("minimum", "maximum", "maxLength", "maxItems", "default"):
             if schema.get(keyword) not in (None, False):
-                assert f"{schema[keyword]:,}" in words, (name, keyword)
+                limit = schema[keyword]
+                assert (limit if isinstance(limit, str) else f"{limit:,}") in words, (name, keyword)
         if "pattern" in schema:
             assert schema["pattern"] in words, name
 

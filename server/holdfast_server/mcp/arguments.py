@@ -12,12 +12,17 @@ from pydantic import Field
 
 from holdfast_core.errors import BodyTooLarge, FieldError, InvalidRequest
 from holdfast_core.schemas import (
+    MAX_LIMIT_SECONDS,
+    MAX_PAGE,
+    MIN_LIMIT_SECONDS,
     CancelAckRequest,
     CancelRequest,
     ClaimRequest,
     CompleteRequest,
     FailRequest,
     HeartbeatRequest,
+    IdempotencyKey,
+    LogRequest,
     PersonRequest,
     PresenceRequest,
     Reason,
@@ -25,6 +30,7 @@ from holdfast_core.schemas import (
     Request,
     RequeueRequest,
     RetryRequest,
+    UploadRequest,
     WaitQuery,
     parse_request,
 )
@@ -34,13 +40,16 @@ __all__ = [
     "MAX_ARGUMENT_BYTES",
     "MAX_CLAIM_WAIT_SECONDS",
     "MAX_SYSTEM_WAIT_SECONDS",
+    "MAX_UPLOAD_BYTES",
     "CancelAckArguments",
     "CancelArguments",
     "ClaimArguments",
     "CompleteArguments",
+    "EventsArguments",
     "FailArguments",
     "GetArguments",
     "HeartbeatArguments",
+    "LogArguments",
     "NoArguments",
     "PauseArguments",
     "PresenceArguments",
@@ -48,6 +57,7 @@ __all__ = [
     "RequeueArguments",
     "ResumeArguments",
     "RetryArguments",
+    "UploadArguments",
     "WaitArguments",
     "plain_request",
     "read_arguments",
@@ -55,6 +65,8 @@ __all__ = [
 
 #: As the body of a REST request. Over HTTP the transport refuses earlier; on stdio this is the bound.
 MAX_ARGUMENT_BYTES: Final = 1_048_576
+#: An artifact that comes in a call's arguments, decoded.
+MAX_UPLOAD_BYTES: Final = 700 * 1024
 #: A silent tool call is given up after 60 s by some clients (measured), so both waits stay well below.
 MAX_CLAIM_WAIT_SECONDS: Final = 25
 MAX_SYSTEM_WAIT_SECONDS: Final = 50
@@ -114,12 +126,31 @@ class PresenceArguments(PresenceRequest, extra="forbid"):
     """Report an idle worker."""
 
 
+class EventsArguments(GetArguments):
+    """Read one job's log."""
+
+    after: int = Field(0, ge=0, le=2**31 - 1)
+    limit: int = Field(100, ge=1, le=MAX_PAGE)
+
+
+class LogArguments(LogRequest, GetArguments, extra="forbid"):
+    """Add to one job's log."""
+
+
+class UploadArguments(UploadRequest, GetArguments, extra="forbid"):
+    """Upload one artifact; its bytes are in the arguments."""
+
+    content_base64: Annotated[str, Field(max_length=MAX_UPLOAD_BYTES * 4 // 3 + 4)]
+
+
 class PauseArguments(PersonRequest):
     """A pause; the action is the tool's name."""
 
     mode: PauseMode
     reason: Reason
+    resume_after_seconds: int | None = Field(None, ge=MIN_LIMIT_SECONDS, le=MAX_LIMIT_SECONDS)
     expected_version: int | None = Field(None, ge=1)
+    idempotency_key: IdempotencyKey | None = None
 
 
 class ResumeArguments(PersonRequest):
@@ -128,6 +159,7 @@ class ResumeArguments(PersonRequest):
     reason: Reason
     force_resume: bool | None = None
     expected_version: int | None = Field(None, ge=1)
+    idempotency_key: IdempotencyKey | None = None
 
 
 class WaitArguments(WaitQuery):

@@ -3,7 +3,8 @@
 The SDK answers a call either with plain JSON or with a stream of events. A stream is what carries
 progress, and costs a quarter (2026-07-28) to a whole call (older protocols) more. So a client of the
 new protocol gets JSON, except from the tools that report progress; there each request stands for
-itself, and its `Mcp-Name` header, which the SDK checks against the body, says which tool it is for.
+itself, and its `Mcp-Name` header, which the SDK checks against the body, says which tool it is for. (A
+`subscriptions/listen` is a stream by its nature; the SDK sees to that.)
 Clients of the older protocols have sessions, which answer in one way only: they get streams.
 """
 
@@ -57,6 +58,8 @@ def create_mcp_endpoint(server: Server[Any], settings: Settings) -> McpEndpoint:
         max_request_body_size=MAX_BODY_BYTES,
         session_idle_timeout=SESSION_IDLE_SECONDS,
         max_sessions=MAX_SESSIONS,
+        # A session lives in one process; with several behind one port its next request may reach another.
+        stateless=settings.workers > 1,
     )
     plain = StreamableHTTPSessionManager(
         server,
@@ -89,9 +92,11 @@ class _ByAnswer:
         self._plain = plain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Host names know no case (RFC 9110, 4.2.3); the SDK compares them as they come.
+        # Host names know no case (RFC 9110, 4.2.3), and blanks around a value are no part of it (5.5); the SDK
+        # compares both as they come.
         headers: list[tuple[bytes, bytes]] = [
-            (key, value.lower() if key == b"host" else value) for key, value in scope["headers"]
+            (key, value.strip(b" \t").lower() if key == b"host" else value.strip(b" \t"))
+            for key, value in scope["headers"]
         ]
         scope = {**scope, "headers": headers}
         told = dict(headers)

@@ -6,6 +6,8 @@ from holdfast_core.schemas import (
     CancelRequest,
     EnqueueRequest,
     Job,
+    JobEventPage,
+    JobEventQuery,
     JobPage,
     JobQuery,
     RequeueRequest,
@@ -13,6 +15,7 @@ from holdfast_core.schemas import (
 )
 from holdfast_server.mcp.arguments import (
     CancelArguments,
+    EventsArguments,
     GetArguments,
     RequeueArguments,
     RetryArguments,
@@ -25,7 +28,7 @@ __all__ = ["JOB_TOOLS"]
 
 
 async def _enqueue(call: Call, arguments: EnqueueRequest) -> Job:
-    return await call.services.jobs.enqueue(call.caller, arguments)
+    return (await call.services.jobs.enqueue(call.caller, arguments)).job
 
 
 async def _get(call: Call, arguments: GetArguments) -> Job:
@@ -51,6 +54,11 @@ async def _requeue(call: Call, arguments: RequeueArguments) -> Job:
     return await call.services.jobs.requeue(call.caller, arguments.job_id, request)
 
 
+async def _events(call: Call, arguments: EventsArguments) -> JobEventPage:
+    query = JobEventQuery(after=arguments.after, limit=arguments.limit)
+    return await call.services.logs.page(call.caller, arguments.job_id, query)
+
+
 JOB_TOOLS: Final[tuple[Tool[Any], ...]] = (
     Tool(
         name="queue.enqueue",
@@ -71,6 +79,10 @@ JOB_TOOLS: Final[tuple[Tool[Any], ...]] = (
             "requiredCapabilities": "Only a worker that has all of these may claim it.",
             "runAt": "Not handed out before this time (RFC 3339 with an offset).",
             "affinityKey": "Stored and shown, not used for claiming.",
+            "idempotencyKey": (
+                "Your own name for this job: a repeat with the same key and arguments answers the first job"
+                " instead of making another. 1 to 255 printable ASCII characters."
+            ),
         },
     ),
     Tool(
@@ -141,5 +153,22 @@ JOB_TOOLS: Final[tuple[Tool[Any], ...]] = (
         answer=Job,
         run=_requeue,
         words={"jobId": JOB_ID, "reason": "Why, for the record."},
+    ),
+    Tool(
+        name="queue.events",
+        title="Read a job's log",
+        description=(
+            "What the workers and the server have written into a job's log, oldest first. For what comes later"
+            " pass nextAfter as after."
+        ),
+        effect=READS,
+        arguments=EventsArguments,
+        answer=JobEventPage,
+        run=_events,
+        words={
+            "jobId": JOB_ID,
+            "after": "Only events with a higher sequence; 0 begins at the start.",
+            "limit": "How many at most.",
+        },
     ),
 )

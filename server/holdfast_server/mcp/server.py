@@ -1,14 +1,16 @@
-"""The MCP server: lists the tools and calls them, on the SDK's low-level server.
+"""The MCP server: tools, resources with subscriptions, and prompts, on the SDK's low-level server.
 
 The low-level server and a table of our own, not the SDK's decorators: those let unknown arguments
 pass, cannot say camelCase, and show the model a raw validation dump.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
+from anyio import create_task_group
 from mcp import MCPError, types
 from mcp.server import Server
 from mcp.server.context import ServerRequestContext
@@ -16,19 +18,27 @@ from starlette.requests import Request
 
 from holdfast_core import __version__
 from holdfast_core.callers import Caller, local_operator
-from holdfast_core.errors import HoldfastError, InternalError
+from holdfast_core.errors import HoldfastError, InternalError, NotAllowed
 from holdfast_core.services import Services
 from holdfast_core.settings import Settings
+from holdfast_server.mcp import prompts, resources
 from holdfast_server.mcp.answers import answer_result, error_result
 from holdfast_server.mcp.catalog import NameStyle, find_tool, listing, spelled, tool_input_schema
 from holdfast_server.mcp.connected import while_connected
-from holdfast_server.mcp.tool import Call
+from holdfast_server.mcp.roles import Role, may_call, refusal
+from holdfast_server.mcp.spelling import name_style
+from holdfast_server.mcp.subscriptions import Running, UnchangingLists, add_subscriptions
+from holdfast_server.mcp.tool import Call, Tool
+from holdfast_server.mcp.versions import SystemVersions
 from holdfast_server.mcp.words import instructions
 
 __all__ = ["build_mcp_server"]
 
 #: `request` is the HTTP request; None on stdio.
-_Context = ServerRequestContext[dict[str, Any], Request[Any]]
+_Context = ServerRequestContext[Running, Request[Any]]
+
+_P = TypeVar("_P")
+_T = TypeVar("_T")
 
 #: How much of an unknown tool's name goes into the error about it.
 _MAX_SHOWN_NAME: Final = 64
@@ -37,66 +47,150 @@ _log: Final[Any] = structlog.get_logger(__name__)
 
 
 def build_mcp_server(
-    services: Callable[[], Services], settings: Settings, caller: Caller | None = None
-) -> Server[dict[str, Any]]:
+    services: Callable[[], Services],
+    settings: Settings,
+    caller: Caller | None = None,
+    *,
+    role: Role | None = None,
+) -> Server[Running]:
     """An MCP server over these services, for any transport.
 
-    `services` is called at each tool call, so the server may be built before they are open. All calls
-    speak as `caller`, by default the local operator. One server serves many connections; it keeps no state
-    between calls.
+    `services` is called at each request, so the server may be built before they are open. All calls speak as
+    `caller`, by default the local operator; `role` narrows what is listed and accepted. One server serves many
+    connections; between calls it keeps nothing but their subscriptions.
     """
-    acting = caller or local_operator(settings.default_user_id)
-
-    async def list_tools(
-        context: _Context, params: types.PaginatedRequestParams | None
-    ) -> types.ListToolsResult:
-        if params is not None and params.cursor is not None:
-            raise MCPError(types.INVALID_PARAMS, "Unknown cursor: the tools come on one page")
-        return types.ListToolsResult(tools=list(listing(_name_style(context, settings))))
-
-    async def call_tool(context: _Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-        style = _name_style(context, settings)
-        tool = find_tool(params.name)
-        if tool is None:
-            raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name[:_MAX_SHOWN_NAME]!a}")
-
-        async def result() -> types.CallToolResult:
-            try:
-                call = Call(services(), acting, context.session.report_progress)
-                return answer_result(await tool.call(call, params.arguments or {}))
-            except HoldfastError as error:
-                return error_result(error, style)
-            except Exception:
-                # Not the cancellation: that passes through, so that the service can give a job back.
-                _log.exception("mcp_tool_crashed", tool=tool.name)
-                return error_result(InternalError("The server failed on this call; its log says why."), style)
-
-        if tool.waits and context.request is not None:
-            return await while_connected(context.request.receive, result)
-        return await result()
-
-    server: Server[dict[str, Any]] = Server(
+    offer = _Offer(services, settings, caller or local_operator(settings.default_user_id), role)
+    server = UnchangingLists(
         "holdfast",
         version=__version__,
         title="Holdfast",
         description="A job queue for AI-agent workers with a pause that can be trusted.",
         instructions=spelled(instructions(settings.pause_poll_interval_ms / 1_000), settings.tool_name_style),
+        lifespan=_lifespan(services),
         get_tool_input_schema=tool_input_schema,
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
+        on_list_tools=_guarded(offer.list_tools),
+        on_call_tool=offer.call_tool,
+        on_list_resources=_guarded(offer.list_resources),
+        on_list_resource_templates=_guarded(offer.list_templates),
+        on_read_resource=_guarded(offer.read_resource),
+        on_list_prompts=_guarded(offer.list_prompts),
+        on_get_prompt=_guarded(offer.get_prompt),
     )
+    add_subscriptions(server)
     if find_spec("opentelemetry.sdk") is None:
         server.middleware.clear()  # the spans that it would make go nowhere, and cost a sixth of a call
     return server
 
 
-def _name_style(context: _Context, settings: Settings) -> NameStyle:
-    """How this client wants tools listed: `/mcp?names=underscore`, else as the settings say."""
-    wanted = context.request.query_params.get("names") if context.request is not None else None
-    match wanted:
-        case None:
-            return settings.tool_name_style
-        case "dot" | "underscore":
-            return wanted
-        case _:
-            raise MCPError(types.INVALID_PARAMS, "/mcp?names= takes dot or underscore")
+def _guarded(
+    handler: Callable[[_Context, _P], Awaitable[_T]],
+) -> Callable[[_Context, _P], Awaitable[_T]]:
+    """The same, a bug of ours told without its text: to clients of the older protocols the SDK would tell it."""
+
+    async def handle(context: _Context, params: _P) -> _T:
+        try:
+            return await handler(context, params)
+        except MCPError:
+            raise
+        except Exception as error:
+            _log.exception("mcp_request_crashed")
+            raise MCPError(
+                types.INTERNAL_ERROR, "The server failed on this request; its log says why."
+            ) from error
+
+    return handle
+
+
+def _lifespan(
+    services: Callable[[], Services],
+) -> Callable[[Server[Running]], AbstractAsyncContextManager[Running]]:
+    @asynccontextmanager
+    async def lifespan(_: Server[Running]) -> AsyncGenerator[Running]:
+        async with create_task_group() as tasks:
+            try:
+                yield Running(tasks, SystemVersions(services, tasks))
+            finally:
+                tasks.cancel_scope.cancel()
+
+    return lifespan
+
+
+class _Offer:
+    """What a client can ask for, but for subscriptions."""
+
+    def __init__(
+        self, services: Callable[[], Services], settings: Settings, caller: Caller, role: Role | None
+    ) -> None:
+        self._services = services
+        self._settings = settings
+        self._caller = caller
+        self._role: Role | None = role
+
+    async def list_tools(
+        self, context: _Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListToolsResult:
+        style = self._style(context, params)
+        return types.ListToolsResult(
+            tools=[tool for tool in listing(style) if may_call(self._role, tool.name)]
+        )
+
+    async def call_tool(self, context: _Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        style = self._style(context)
+        tool = find_tool(params.name)
+        if tool is None:
+            raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name[:_MAX_SHOWN_NAME]!a}")
+
+        async def result() -> types.CallToolResult:
+            return await self._result(context, tool, params, style)
+
+        if tool.waits and context.request is not None:
+            return await while_connected(context.request.receive, result)
+        return await result()
+
+    async def _result(
+        self, context: _Context, tool: Tool[Any], params: types.CallToolRequestParams, style: NameStyle
+    ) -> types.CallToolResult:
+        try:
+            if not may_call(self._role, tool.name):
+                raise NotAllowed(refusal(self._role, spelled(tool.name, style)))
+            call = Call(self._services(), self._caller, context.session.report_progress)
+            return answer_result(await tool.call(call, params.arguments or {}))
+        except HoldfastError as error:
+            return error_result(error, style)
+        except Exception:
+            # Not the cancellation: that passes through, so that the service can give a job back.
+            _log.exception("mcp_tool_crashed", tool=tool.name)
+            return error_result(InternalError("The server failed on this call; its log says why."), style)
+
+    async def list_resources(
+        self, context: _Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourcesResult:
+        return resources.list_resources(self._style(context, params))
+
+    async def list_templates(
+        self, context: _Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourceTemplatesResult:
+        return resources.list_templates(self._style(context, params))
+
+    async def read_resource(
+        self, context: _Context, params: types.ReadResourceRequestParams
+    ) -> types.ReadResourceResult:
+        return await resources.read_resource(self._services(), self._caller, params.uri, self._style(context))
+
+    async def list_prompts(
+        self, context: _Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListPromptsResult:
+        return prompts.list_prompts(self._style(context, params), self._role)
+
+    async def get_prompt(
+        self, context: _Context, params: types.GetPromptRequestParams
+    ) -> types.GetPromptResult:
+        return await prompts.get_prompt(
+            self._services(), self._caller, params, self._style(context), self._role
+        )
+
+    def _style(self, context: _Context, page: types.PaginatedRequestParams | None = None) -> NameStyle:
+        """How this client wants tools named. Raises MCPError also for a page: every list comes on one."""
+        if page is not None and page.cursor is not None:
+            raise MCPError(types.INVALID_PARAMS, "Unknown cursor: everything comes on one page")
+        return name_style(context.request, self._settings.tool_name_style)

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from holdfast_core.schemas import (
     ControlEventPage,
+    ControlSnapshot,
     HistoryQuery,
     Snapshot,
     WaitQuery,
@@ -20,7 +21,7 @@ from holdfast_server.mcp.arguments import (
     plain_request,
 )
 from holdfast_server.mcp.tool import ADDS, CHANGES, READS, Call, Tool
-from holdfast_server.mcp.words import EXPECTED_VERSION
+from holdfast_server.mcp.words import EXPECTED_VERSION, IDEMPOTENCY_KEY
 
 __all__ = ["SYSTEM_TOOLS"]
 
@@ -30,18 +31,20 @@ async def _status(call: Call, arguments: NoArguments) -> Snapshot:
     return await call.services.pause.status(call.caller)
 
 
-async def _pause(call: Call, arguments: PauseArguments) -> Snapshot:
-    request = WorkerPauseRequest.model_validate(
-        {"action": PauseAction.PAUSE, **arguments.model_dump(exclude_unset=True)}, by_name=True
-    )
-    return await call.services.pause.control(call.caller, request)
+async def _pause(call: Call, arguments: PauseArguments) -> ControlSnapshot:
+    return await _control(call, PauseAction.PAUSE, arguments)
 
 
-async def _resume(call: Call, arguments: ResumeArguments) -> Snapshot:
-    request = WorkerPauseRequest.model_validate(
-        {"action": PauseAction.RESUME, **arguments.model_dump(exclude_unset=True)}, by_name=True
-    )
-    return await call.services.pause.control(call.caller, request)
+async def _resume(call: Call, arguments: ResumeArguments) -> ControlSnapshot:
+    return await _control(call, PauseAction.RESUME, arguments)
+
+
+async def _control(
+    call: Call, action: PauseAction, arguments: PauseArguments | ResumeArguments
+) -> ControlSnapshot:
+    said = arguments.model_dump(exclude_unset=True, by_alias=False, exclude={"idempotency_key"})
+    request = WorkerPauseRequest.model_validate({"action": action, **said}, by_name=True)
+    return await call.services.pause.control(call.caller, request, key=arguments.idempotency_key)
 
 
 async def _wait(call: Call, arguments: WaitArguments) -> WaitSnapshot:
@@ -94,12 +97,14 @@ SYSTEM_TOOLS: Final[tuple[Tool[Any], ...]] = (
         ),
         effect=CHANGES,
         arguments=PauseArguments,
-        answer=Snapshot,
+        answer=ControlSnapshot,
         run=_pause,
         words={
             "mode": "drain: running jobs finish. quiesce: they also stop at their next safe point and wait.",
             "reason": "Why; everybody sees it.",
+            "resumeAfterSeconds": "The pause ends by itself after this, drained or not; left out: it lasts.",
             "expectedVersion": EXPECTED_VERSION,
+            "idempotencyKey": IDEMPOTENCY_KEY,
         },
     ),
     Tool(
@@ -111,12 +116,13 @@ SYSTEM_TOOLS: Final[tuple[Tool[Any], ...]] = (
         ),
         effect=ADDS,  # not idempotent: a late repeat would end somebody's next pause
         arguments=ResumeArguments,
-        answer=Snapshot,
+        answer=ControlSnapshot,
         run=_resume,
         words={
             "reason": "Why; everybody sees it.",
             "forceResume": "Resume though the drain has not ended; the risk is audited.",
             "expectedVersion": EXPECTED_VERSION,
+            "idempotencyKey": IDEMPOTENCY_KEY,
         },
     ),
     Tool(

@@ -5,6 +5,7 @@ from typing import Final
 __all__ = [
     "CAPABILITIES",
     "EXPECTED_VERSION",
+    "IDEMPOTENCY_KEY",
     "JOB_ID",
     "LEASE_SECONDS",
     "LEASE_TOKEN",
@@ -23,6 +24,9 @@ LEASE_SECONDS: Final = "How long the lease is to hold, counted from now."
 LEASE_TOKEN: Final = "job.leaseToken as queue.claim answered it: it proves that the claim is still yours."
 CAPABILITIES: Final = "What your worker can do; a job may require some of it."
 OBSERVED_VERSION: Final = "The newest system.version that you have seen."
+IDEMPOTENCY_KEY: Final = (
+    "A repeat with the same key and arguments changes nothing more: use it when an answer was lost."
+)
 EXPECTED_VERSION: Final = "Refused with version_conflict unless this is the current system.version."
 
 

@@ -11,6 +11,8 @@ from holdfast_core.schemas import (
     HeartbeatAnswer,
     HeartbeatRequest,
     Job,
+    JobEvent,
+    LogRequest,
     PresenceAnswer,
     PresenceRequest,
     ReleaseRequest,
@@ -21,6 +23,7 @@ from holdfast_server.mcp.arguments import (
     CompleteArguments,
     FailArguments,
     HeartbeatArguments,
+    LogArguments,
     PresenceArguments,
     ReleaseArguments,
     plain_request,
@@ -74,6 +77,11 @@ async def _presence(call: Call, arguments: PresenceArguments) -> PresenceAnswer:
     return await call.services.workers.presence(call.caller, request, transport="mcp")
 
 
+async def _log(call: Call, arguments: LogArguments) -> JobEvent:
+    request = plain_request(LogRequest, arguments)
+    return await call.services.logs.append(call.caller, arguments.job_id, request)
+
+
 _HOLDER: Final = {"jobId": JOB_ID, "workerId": WORKER_ID}
 
 WORK_TOOLS: Final[tuple[Tool[Any], ...]] = (
@@ -96,6 +104,10 @@ WORK_TOOLS: Final[tuple[Tool[Any], ...]] = (
             "workerCapabilities": CAPABILITIES,
             "waitSeconds": "Wait up to this long for a job to come; a pause ends the wait at once.",
             "observedVersion": OBSERVED_VERSION,
+            "requestId": (
+                "Your own name for this one claim, new for each: where the answer was lost, a repeat with the same"
+                " id answers the same job under a new leaseToken. 1 to 128 printable ASCII characters."
+            ),
         },
         waits=True,
     ),
@@ -193,6 +205,25 @@ WORK_TOOLS: Final[tuple[Tool[Any], ...]] = (
             "autoEnabled": "False while your worker is paused locally and takes nothing new.",
             "workerCapabilities": CAPABILITIES,
             "observedVersion": OBSERVED_VERSION,
+        },
+    ),
+    Tool(
+        name="queue.log",
+        title="Write into a job's log",
+        description=(
+            "Add one event to the log of the job that you hold (or have just ended): what people should see of"
+            " your work. Answers the event with its sequence."
+        ),
+        effect=ADDS,
+        arguments=LogArguments,
+        answer=JobEvent,
+        run=_log,
+        words={
+            **_HOLDER,
+            "level": "info, warn or error.",
+            "message": "What happened, for people; 1 to 8,000 characters.",
+            "payload": "What belongs to it: any small JSON object, up to 65,536 bytes.",
+            "leaseToken": LEASE_TOKEN,
         },
     ),
 )
