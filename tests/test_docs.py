@@ -4,10 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from click import Context
 from pydantic import ValidationError
 
 from holdfast_core.settings import Settings
 from holdfast_core.states import JOB_TRANSITIONS, PAUSE_TRANSITIONS, TERMINAL, WorkerState
+from holdfast_server.mcp.catalog import TOOLS
+from holdfast_server.mcp.prompts import list_prompts
+from holdfast_server.mcp.resources import list_resources, list_templates
+from holdfast_server.mcp.roles import ROLE_TOOLS
+from holdfast_worker.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -58,6 +64,40 @@ def test_the_table_of_settings_is_what_the_code_reads() -> None:
         wanted = field.get_default()
         shown = str(wanted).lower() if isinstance(wanted, bool) else str(wanted)
         assert default == ("" if wanted in (None, ()) else shown)
+
+
+def test_the_tools_of_the_contract_are_those_of_the_server() -> None:
+    section = (DOCS / "contract.md").read_text().split("## 5. MCP")[1].split("\n\n")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == {tool.name for tool in TOOLS}
+
+
+def test_the_resources_prompts_and_roles_of_mcp_are_as_documented() -> None:
+    text = (DOCS / "mcp.md").read_text()
+    contract = (DOCS / "contract.md").read_text()
+    uris = {str(one.uri) for one in list_resources("dot").resources}
+    uris |= {str(one.uri_template) for one in list_templates("dot").resource_templates}
+    assert set(re.findall(r"^\| `(holdfast://[^`]+)` \|", text, re.MULTILINE)) == uris
+    assert set(re.findall(r"`(holdfast://[^`]+)`", contract)) == uris
+    prompts = {prompt.name for prompt in list_prompts("dot", None).prompts}
+    assert (
+        set(re.findall(r"^\| `([a-z-]+)` \|", text.split("## Prompts")[1].split("##")[0], re.MULTILINE))
+        == prompts
+    )
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text.split("## Roles")[1], re.MULTILINE))
+    tools: dict[str, set[str]] = {}
+    for role, said in rows.items():
+        before = re.match(r"the (\w+)'s", said)
+        tools[role] = set(re.findall(r"`([^`]+)`", said)) | (tools[before[1]] if before else set())
+    assert rows.pop("admin") == "all"
+    assert {role: tools[role] for role in rows} == {role: set(names) for role, names in ROLE_TOOLS.items()}
+
+
+def test_the_verbs_of_the_contract_are_those_of_the_command_line() -> None:
+    section = (DOCS / "contract.md").read_text().split("## 6. Command line")[1]
+    listed = re.search(r"`holdfast ([^`]+)`", section)
+    assert listed is not None
+    assert set(listed[1].split(" | ")) == set(main.list_commands(Context(main)))
 
 
 def test_settings_cannot_be_changed_once_read() -> None:
