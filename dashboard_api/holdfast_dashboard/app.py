@@ -16,6 +16,7 @@ from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import Problem
 from holdfast_core.services import Services
 from holdfast_core.settings import Settings
+from holdfast_dashboard.artifact_routes import artifact_operations
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.guards import Guards
 from holdfast_dashboard.health_routes import health_operations
@@ -63,6 +64,7 @@ def create_app(
         queue_operations(context),
         system_operations(context),
         log_operations(context),
+        artifact_operations(context),
         health_operations(context),
         metrics_operations(context),
     ]

@@ -24,10 +24,14 @@ from holdfast_core.errors import (
 )
 from holdfast_core.settings import Settings
 from holdfast_dashboard.problems import problem, unexpected
+from holdfast_dashboard.uploads import MAX_FORM_BYTES
 
 __all__ = ["MAX_BODY_BYTES", "Guards"]
 
 MAX_BODY_BYTES: Final = 1_048_576
+MAX_BATCH_BYTES: Final = 8 * 1_048_576
+_UPLOAD: Final = re.compile(r"/api/queue/jobs/[^/]+/artifacts/upload")
+_BATCH: Final = "/api/queue/jobs/batch"
 #: A name, an IPv4 address or an IPv6 address in brackets, and maybe a port. urlsplit alone lets more pass.
 _HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -49,6 +53,7 @@ class Guards:
         self._app = app
         self._hosts = settings.known_hosts
         self._public_origin = _origin_of(settings.public_url)
+        self._max_upload = settings.artifact_max_bytes + MAX_FORM_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,7 +76,7 @@ class Guards:
         answer: Response | None = None
         try:
             self._refuse(scope)
-            await self._app(scope, _bounded(receive), sending)
+            await self._app(scope, _bounded(receive, self._most(path)), sending)
         except ClientDisconnect:
             return  # gone within its own body: nobody is left to answer, and it is no error of ours
         except HoldfastError as error:
@@ -93,7 +98,13 @@ class Guards:
             )
         self._refuse_other_pages(headers, host[0])
         if scope["method"] in _WITH_BODY:
-            _refuse_other_bodies(headers)
+            _refuse_other_bodies(headers, _media_type(scope["path"]), self._most(scope["path"]))
+
+    def _most(self, path: str) -> int:
+        """How many bytes a body at this address may have."""
+        if _UPLOAD.fullmatch(path):
+            return self._max_upload
+        return MAX_BATCH_BYTES if path == _BATCH else MAX_BODY_BYTES
 
     def _refuse_other_pages(self, headers: Headers, host: str) -> None:
         own = {_normal(f"http://{host}"), _normal(f"https://{host}"), self._public_origin} - {None}
@@ -103,17 +114,22 @@ class Guards:
             raise ForeignOrigin("Another site sent this request through a browser. Only our own pages may.")
 
 
-def _refuse_other_bodies(headers: Headers) -> None:
+def _media_type(path: str) -> str:
+    return "multipart/form-data" if _UPLOAD.fullmatch(path) else "application/json"
+
+
+def _refuse_other_bodies(headers: Headers, wanted: str, most: int) -> None:
     length = headers.get("content-length", "0")
     has_body = "transfer-encoding" in headers or length.strip() != "0"
     types = headers.getlist("content-type")
-    if (has_body or types) and [t.split(";")[0].strip().casefold() for t in types] != ["application/json"]:
-        raise UnsupportedMediaType("Send the body as JSON, with Content-Type: application/json.")
-    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-        raise _too_large()
+    if (has_body or types) and [t.split(";")[0].strip().casefold() for t in types] != [wanted]:
+        how = "as JSON, with" if wanted == "application/json" else "as a form with a file, with"
+        raise UnsupportedMediaType(f"Send the body {how} Content-Type: {wanted}.")
+    if length.isdecimal() and int(length) > most:
+        raise _too_large(most)
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, most: int) -> Receive:
     """The same messages; a body that grows past the limit is refused while it is read."""
     taken = 0
 
@@ -122,15 +138,15 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         if message["type"] == "http.request":
             taken += len(message.get("body", b""))
-            if taken > MAX_BODY_BYTES:
-                raise _too_large()
+            if taken > most:
+                raise _too_large(most)
         return message
 
     return receiving
 
 
-def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes, which is all that is taken here.")
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {most} bytes, which is all that is taken here.")
 
 
 def _values(lines: Iterable[str]) -> set[str]:

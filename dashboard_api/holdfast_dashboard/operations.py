@@ -56,6 +56,7 @@ class Operations:
         summary: str,
         answers: type[BaseModel] | None,
         body: type[RequestModel] | None = None,
+        form: type[RequestModel] | None = None,
         optional: bool = False,
         query: type[RequestModel] | None = None,
         status: int = 200,
@@ -64,9 +65,12 @@ class Operations:
         media_type: str = "application/json",
         refuses: tuple[type[HoldfastError], ...] = (),
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the decorated function. `refuses`: the errors that are this operation's own. `also`: another
-        status that it answers with. `takes_key`: whether it knows the Idempotency-Key header. `answers`: None where
-        that is text; of a stream, what its events hold."""
+        """Register the decorated function.
+
+        `refuses`: the errors that are this operation's own. `form`: the fields of a form, which has a `file` besides.
+        `also`: another status that it answers with. `takes_key`: whether it knows the Idempotency-Key header.
+        `answers`: None where that is text or bytes; of a stream, what its events hold.
+        """
         found = [*ALWAYS, *refuses]
         extra: dict[str, Any] = {}
         if answers is not None:
@@ -76,6 +80,12 @@ class Operations:
             found += _WITH_BODY
             content = {"application/json": {"schema": ref(body)}}
             extra["requestBody"] = {"required": not optional, "content": content}
+        if form is not None:
+            found += _WITH_BODY
+            extra["requestBody"] = {
+                "required": True,
+                "content": {"multipart/form-data": {"schema": _form(form)}},
+            }
         if query is not None:
             found.append(errors.InvalidRequest)
             extra["parameters"] = _parameters(query)
@@ -124,6 +134,13 @@ def _problems(found: list[type[HoldfastError]]) -> dict[int | str, dict[str, Any
         }
         for status, names in sorted(codes.items())
     }
+
+
+def _form(model: type[RequestModel]) -> dict[str, Any]:
+    """A form of this model's fields, which are texts, and one file."""
+    schema = model.model_json_schema(by_alias=True)
+    fields = {**schema["properties"], "file": {"type": "string", "format": "binary"}}
+    return {"type": "object", "properties": fields, "required": [*schema.get("required", []), "file"]}
 
 
 def _parameters(query: type[RequestModel]) -> list[dict[str, Any]]:

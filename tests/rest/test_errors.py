@@ -53,6 +53,9 @@ BEHIND: Final = {
     "list_blockers": ("blockers", "list"),
     "get_metrics_history": ("history", "history"),
     "get_metrics": ("snapshots", "recent"),
+    "list_artifacts": ("artifacts", "list"),
+    "download_artifact": ("artifacts", "download"),
+    "upload_artifact": ("artifacts", "upload"),
 }
 
 

@@ -5,6 +5,7 @@ from holdfast_core.schemas.artifacts import (
     OCTET_STREAM,
     Artifact,
     ArtifactList,
+    ContentType,
     UploadRequest,
 )
 from holdfast_core.schemas.base import (
@@ -138,6 +139,7 @@ __all__ = [
     "ClaimAnswer",
     "ClaimRequest",
     "CompleteRequest",
+    "ContentType",
     "ControlEvent",
     "ControlEventPage",
     "ControlSnapshot",

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from holdfast_core.schemas.base import Answer, Name, WorkerRequest
 from holdfast_core.schemas.jobs import LeaseToken
 
-__all__ = ["MAX_ARTIFACT_NAME", "OCTET_STREAM", "Artifact", "ArtifactList", "UploadRequest"]
+__all__ = ["MAX_ARTIFACT_NAME", "OCTET_STREAM", "Artifact", "ArtifactList", "ContentType", "UploadRequest"]
 
 MAX_ARTIFACT_NAME: Final = 255
 OCTET_STREAM: Final = "application/octet-stream"
@@ -28,6 +28,11 @@ def _lower(text: str) -> str:
 _TOKEN: Final = r"[A-Za-z0-9!#$&^_.+-]{1,63}"
 
 
+ContentType = Annotated[
+    str, Field(pattern=rf"^{_TOKEN}/{_TOKEN}(; ?[A-Za-z0-9_.+-]+=[A-Za-z0-9_.+-]+)*$", max_length=255)
+]
+
+
 class UploadRequest(WorkerRequest):
     """What comes with the bytes. `name` is a label, never a path: nothing is ever opened by it."""
 
@@ -35,9 +40,7 @@ class UploadRequest(WorkerRequest):
     name: Annotated[
         str, Field(min_length=1, max_length=MAX_ARTIFACT_NAME), AfterValidator(_no_control_characters)
     ]
-    content_type: Annotated[
-        str, Field(pattern=rf"^{_TOKEN}/{_TOKEN}(; ?[A-Za-z0-9_.+-]+=[A-Za-z0-9_.+-]+)*$")
-    ] = OCTET_STREAM
+    content_type: ContentType = OCTET_STREAM
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9A-Fa-f]{64}$"), AfterValidator(_lower)] | None = Field(
         default=None, description="`sha256:` and 64 hex digits; refused unless the bytes have it."
     )

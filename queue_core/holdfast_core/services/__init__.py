@@ -12,6 +12,7 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock, SystemClock
 from holdfast_core.db import Database
 from holdfast_core.gate import GateCache
+from holdfast_core.services.artifacts import ArtifactService
 from holdfast_core.services.blockers import BlockerService
 from holdfast_core.services.claims import ClaimService
 from holdfast_core.services.counters import Counted, Counters
@@ -33,6 +34,7 @@ from holdfast_core.settings import Settings
 from holdfast_core.store.users import ensure_user
 
 __all__ = [
+    "ArtifactService",
     "BlockerService",
     "ClaimService",
     "Counted",
@@ -67,6 +69,7 @@ class Services:
     leases: LeaseService
     outcomes: OutcomeService
     logs: LogService
+    artifacts: ArtifactService
     feed: FeedService
     blockers: BlockerService
     history: HistoryService
@@ -95,7 +98,8 @@ async def run_services(
     watch = PauseWatch(database, bus, cache, waiters, counters, clock)
     snapshots = Snapshots(database, watch, clock)
     sweeper = Sweeper(database, bus, cache, counters, settings, clock)
-    upkeep = Upkeep(database, bus, cache, settings, clock)
+    artifacts = ArtifactService(database, presence, settings)
+    upkeep = Upkeep(database, bus, cache, artifacts, settings, clock)
     services = Services(
         pause=PauseService(database, bus, watch, snapshots, counters, settings, clock),
         jobs=JobService(database, bus, counters),
@@ -103,6 +107,7 @@ async def run_services(
         leases=LeaseService(database, bus, watch, presence, counters, settings, clock),
         outcomes=OutcomeService(database, bus, cache, presence, counters, settings),
         logs=LogService(database, bus, presence, settings),
+        artifacts=artifacts,
         feed=FeedService(database, bus, snapshots, clock),
         blockers=BlockerService(database, settings),
         history=HistoryService(database),

@@ -13,8 +13,10 @@ from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
 from holdfast_core.errors import HoldfastError
 from holdfast_core.gate import GateCache
+from holdfast_core.services.artifacts import ArtifactService
 from holdfast_core.settings import Settings
 from holdfast_core.store import upkeep as store
+from holdfast_core.store.artifacts import ids_of
 from holdfast_core.store.keys import remove_old_keys
 
 __all__ = ["Upkeep"]
@@ -36,12 +38,14 @@ class Upkeep:
         database: Database,
         bus: ChangeBus,
         cache: GateCache,
+        artifacts: ArtifactService,
         settings: Settings,
         clock: Clock,
     ) -> None:
         self._database = database
         self._bus = bus
         self._cache = cache
+        self._artifacts = artifacts
         self._settings = settings
         self._clock = clock
 
@@ -78,9 +82,11 @@ class Upkeep:
         old = await self._database.read(lambda connection: store.old(connection, age_seconds=age))
         if not old:
             return 0
+        files = await self._database.read(lambda connection: ids_of(connection, old))
         removed = await self._database.write(
             lambda connection: store.remove_old(connection, age_seconds=age, chosen=old), lane=Lane.GATED
         )
+        await self._artifacts.remove_files([one for job_id in removed for one in files.get(job_id, [])])
         return len(removed)
 
     async def run(self) -> None:

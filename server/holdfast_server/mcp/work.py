@@ -1,8 +1,13 @@
 """Tools of workers: take a job, keep its lease, end it."""
 
+import base64
+import binascii
+import io
 from typing import Any, Final
 
+from holdfast_core.errors import BodyTooLarge, FieldError, InvalidRequest
 from holdfast_core.schemas import (
+    Artifact,
     CancelAckRequest,
     ClaimAnswer,
     ClaimRequest,
@@ -16,8 +21,10 @@ from holdfast_core.schemas import (
     PresenceAnswer,
     PresenceRequest,
     ReleaseRequest,
+    UploadRequest,
 )
 from holdfast_server.mcp.arguments import (
+    MAX_UPLOAD_BYTES,
     CancelAckArguments,
     ClaimArguments,
     CompleteArguments,
@@ -26,6 +33,7 @@ from holdfast_server.mcp.arguments import (
     LogArguments,
     PresenceArguments,
     ReleaseArguments,
+    UploadArguments,
     plain_request,
 )
 from holdfast_server.mcp.tool import ADDS, CHANGES, Call, Tool
@@ -80,6 +88,18 @@ async def _presence(call: Call, arguments: PresenceArguments) -> PresenceAnswer:
 async def _log(call: Call, arguments: LogArguments) -> JobEvent:
     request = plain_request(LogRequest, arguments)
     return await call.services.logs.append(call.caller, arguments.job_id, request)
+
+
+async def _upload(call: Call, arguments: UploadArguments) -> Artifact:
+    try:
+        content = base64.b64decode(arguments.content_base64, validate=True)
+    except binascii.Error:
+        raise InvalidRequest.of(FieldError("contentBase64", "is not valid base64")) from None
+    if len(content) > MAX_UPLOAD_BYTES:
+        raise BodyTooLarge(f"contentBase64: more than {MAX_UPLOAD_BYTES:,} bytes go over REST.")
+    request = plain_request(UploadRequest, arguments)
+    made = await call.services.artifacts.upload(call.caller, arguments.job_id, request, io.BytesIO(content))
+    return made.artifact
 
 
 _HOLDER: Final = {"jobId": JOB_ID, "workerId": WORKER_ID}
@@ -223,6 +243,26 @@ WORK_TOOLS: Final[tuple[Tool[Any], ...]] = (
             "level": "info, warn or error.",
             "message": "What happened, for people; 1 to 8,000 characters.",
             "payload": "What belongs to it: any small JSON object, up to 65,536 bytes.",
+            "leaseToken": LEASE_TOKEN,
+        },
+    ),
+    Tool(
+        name="queue.upload_artifact",
+        title="Leave a file with a job",
+        description=(
+            "Leave a small file with the job that you hold (or have just ended). Answers the artifact with its id"
+            " and digest. The same bytes under the same name are kept once. Larger files go over REST."
+        ),
+        effect=CHANGES,
+        arguments=UploadArguments,
+        answer=Artifact,
+        run=_upload,
+        words={
+            **_HOLDER,
+            "name": "What to call it: a label of 1 to 255 characters, never a path.",
+            "contentBase64": f"The bytes in base64; at most {MAX_UPLOAD_BYTES:,} once decoded.",
+            "contentType": "Such as text/plain.",
+            "digest": "sha256: and 64 hex digits; refused unless the bytes have it.",
             "leaseToken": LEASE_TOKEN,
         },
     ),
