@@ -41,7 +41,7 @@ from holdfast_core.schemas import (
     WorkerList,
 )
 from holdfast_core.states import JobPhase, JobStatus, PauseMode
-from holdfast_worker.failures import ServerUnreachable, UnexpectedAnswer, failure_of
+from holdfast_worker.failures import ServerUnreachable, UnexpectedAnswer, UntrustedServer, failure_of
 
 __all__ = ["DEFAULT_URL", "Client"]
 
@@ -55,6 +55,8 @@ ANSWER_SECONDS: Final = 15.0
 _KEEPALIVE_SECONDS: Final = 10.0
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+#: OpenSSL's codes for a certificate whose signer is not among those that are trusted.
+_UNKNOWN_CA: Final = frozenset({18, 19, 20, 21})
 
 _A = TypeVar("_A", bound=Answer)
 
@@ -63,8 +65,10 @@ class Client:
     """Speaks to one server. Belongs to one thread at a time; `with` or `close()` ends it.
 
     `url` falls back to HOLDFAST_URL and then to http://127.0.0.1:8790, `token` to HOLDFAST_TOKEN ("" sends
-    none). Every call raises a HoldfastError: the server's own refusal (`.code`, `.detail`, `.system`, `.errors`),
-    ServerUnreachable, or UnexpectedAnswer. ValueError at the making where url or token cannot be used.
+    none). For HTTPS the system's CAs are trusted, or those in the file that SSL_CERT_FILE names. Every call
+    raises a HoldfastError: the server's own refusal (`.code`, `.detail`, `.system`, `.errors`),
+    ServerUnreachable (UntrustedServer), or UnexpectedAnswer. ValueError at the making where url, token or
+    the CAs' file cannot be used.
     """
 
     #: The body of the latest answer as it came: it may hold fields that are newer than this client.
@@ -86,7 +90,7 @@ class Client:
             # A proxy from the environment is for the world outside, never for this very host.
             trust_env=host not in _LOOPBACK,
             # Reading the system's certificates takes longer than all else here; without TLS none are needed.
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else True,
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else _trusted(),
             limits=httpx2.Limits(max_connections=4, keepalive_expiry=_KEEPALIVE_SECONDS),
         )
 
@@ -366,6 +370,11 @@ class Client:
                 timeout=httpx2.Timeout(ANSWER_SECONDS + waits, connect=CONNECT_SECONDS),
             )
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            if (doubt := _doubt_of(error)) is not None:
+                raise UntrustedServer(
+                    f"The certificate of {self.url} is not trusted ({doubt.verify_message.rstrip('.')}).",
+                    unknown_ca=doubt.verify_code in _UNKNOWN_CA,
+                ) from error
             raise ServerUnreachable(
                 f"No Holdfast server answers at {self.url} ({_cause(error)}).", sent=False
             ) from error
@@ -408,6 +417,24 @@ def _checked(base: str) -> tuple[str, str]:
     return host, f"{parts.scheme}://{shown}{'' if port is None else f':{port}'}{parts.path}"
 
 
+def _trusted() -> ssl.SSLContext:
+    """The system's CAs, or the ones of the environment; unlike a proxy those count for this very host, too."""
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        named = next(
+            (name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "this system"
+        )
+        raise ValueError(f"the certificates of {named} cannot be read: {_cause(error)}") from None
+
+
+def _doubt_of(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Why the server's certificate was not accepted, if that is what went wrong."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _path(job_id: UUID | str, verb: str = "") -> str:
     # An id is put into a path, so what could lead elsewhere ("..", "a/b", "") is not sent at all.
     if not _JOB_ID.fullmatch(str(job_id)):
@@ -416,6 +443,6 @@ def _path(job_id: UUID | str, verb: str = "") -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """What the operating system said, without its number."""
+    """What the operating system or OpenSSL said, without its number and its place in the source."""
     text = str(error) or type(error).__name__
-    return re.sub(r"^\[[^\]]*\] ", "", text).rstrip(".").lower()
+    return re.sub(r"^\[[^\]]*\] | \(_ssl\.c:\d+\)$", "", text).rstrip(".").lower()
