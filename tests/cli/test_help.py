@@ -20,9 +20,14 @@ VERBS = [
     "job",
     "cancel",
     "requeue",
+    "retry",
+    "blockers",
+    "workers",
+    "watch",
     "demo",
+    "completion",
 ]
-SERVER_VERBS = ["serve", "mcp", "migrate"]
+SERVER_VERBS = ["serve", "mcp", "mcp-config", "doctor", "migrate"]
 #: What takes long to import, or is not there on a worker host.
 HEAVY = [
     "alembic",

@@ -8,8 +8,16 @@ import pytest
 from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.errors import JobNotFound, JobStateConflict
 from holdfast_core.ids import uuid7
-from holdfast_core.schemas import CancelRequest, Job, RequeueRequest, RetryRequest, parse_request
+from holdfast_core.schemas import (
+    BulkRetryRequest,
+    CancelRequest,
+    Job,
+    RequeueRequest,
+    RetryRequest,
+    parse_request,
+)
 from holdfast_core.services import Services
+from holdfast_core.services import jobs as jobs_service
 from holdfast_core.states import JobStatus
 from support.core import (
     cancel,
@@ -284,3 +292,33 @@ async def test_what_is_asked_of_a_job_that_does_not_exist_is_not_found(database_
             ):
                 with pytest.raises(JobNotFound):
                     await call(job_id)
+
+
+async def test_all_jobs_that_ended_one_way_are_queued_again_in_their_old_places(database_url: str) -> None:
+    async with core(database_url) as (services, _):
+        made = [await enqueue(services, type=f"t-{number % 2}") for number in range(6)]
+        for _number in range(6):
+            await fail(services, await claimed(services))
+        request, _ = parse_request(BulkRetryRequest, {"status": "failed", "type": "t-1", "reason": "mended"})
+        answer = await services.jobs.retry_many(LOCAL_OPERATOR, request)
+        assert (answer.retried, answer.more) == (3, False)
+        request, _ = parse_request(BulkRetryRequest, {"status": "dead_letter", "reason": "mended"})
+        assert (await services.jobs.retry_many(LOCAL_OPERATOR, request)).retried == 0
+        request, _ = parse_request(BulkRetryRequest, {"status": "failed", "reason": "mended"})
+        assert (await services.jobs.retry_many(LOCAL_OPERATOR, request)).retried == 3
+        again = [await claimed(services) for _ in range(6)]
+        assert [(job.id, job.attempt) for job in again] == [(job.id, 1) for job in made]
+
+
+async def test_a_bulk_retry_goes_on_where_the_one_before_stopped(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_service, "RETRY_BATCH", 2)
+    monkeypatch.setattr(jobs_service, "RETRY_MOST", 4)
+    async with core(database_url) as (services, _):
+        for _number in range(5):
+            await enqueue(services)
+            await fail(services, await claimed(services))
+        request, _ = parse_request(BulkRetryRequest, {"status": "failed", "reason": "mended"})
+        answers = [await services.jobs.retry_many(LOCAL_OPERATOR, request) for _ in range(2)]
+        assert [(answer.retried, answer.more) for answer in answers] == [(4, True), (1, False)]

@@ -79,7 +79,6 @@ def test_a_worker_written_for_an_earlier_system_goes_through_its_whole_loop(work
     assert worker.claim()["job"] is None
 
 
-@pytest.mark.requirement("FR-007")
 def test_it_meets_a_pause_as_null_and_its_running_job_goes_on(server: Server, worker: OldWorker) -> None:
     worker.post("/api/queue/jobs", type="codex_exec")
     worker.post("/api/queue/jobs", type="codex_exec")
@@ -96,7 +95,7 @@ def test_it_meets_a_pause_as_null_and_its_running_job_goes_on(server: Server, wo
 
 
 def test_what_it_says_that_is_not_known_here_is_named_and_nothing_else_is_changed_by_it(
-    server: Server,
+    server: Server, worker: OldWorker
 ) -> None:
     worker.post("/api/queue/jobs", type="codex_exec")
     answer = httpx2.post(

@@ -29,6 +29,10 @@ _CLIENT_VERBS: Final = (
     "job",
     "cancel",
     "requeue",
+    "retry",
+    "blockers",
+    "workers",
+    "watch",
     "demo",
     "completion",
 )
@@ -38,7 +42,7 @@ _SERVER_VERBS: Final = {
     "serve": "Run the server: REST, the dashboard and MCP.",
     "mcp": "Speak MCP over stdin and stdout.",
     "mcp-config": "Print how an agent's client is told of Holdfast.",
-    "doctor": "Look whether a server would run here, and whether its pause would hold.",
+    "doctor": "Examine settings, host and database, and prove the gate.",
     "migrate": "Bring the database up to date.",
 }
 _INSTALL_LINE: Final = "pip install 'holdfast[server]'"

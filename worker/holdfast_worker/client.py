@@ -10,14 +10,16 @@ It sends what it is given and leaves the rules to the server, so that each rule 
 answers are read into the same models that the server writes them from.
 """
 
+import hashlib
 import json
 import os
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import IO, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -28,11 +30,18 @@ from holdfast_core import __version__
 from holdfast_core.errors import JobNotFound
 from holdfast_core.schemas import (
     Answer,
+    Artifact,
+    ArtifactList,
+    BlockerList,
+    BulkRetryAnswer,
     ClaimAnswer,
     ControlEventPage,
+    ControlSnapshot,
     EventOutcome,
     HeartbeatAnswer,
     Job,
+    JobBatch,
+    JobEventPage,
     JobPage,
     PresenceAnswer,
     Snapshot,
@@ -41,6 +50,7 @@ from holdfast_core.schemas import (
     WorkerList,
 )
 from holdfast_core.states import JobPhase, JobStatus, PauseMode
+from holdfast_worker.events import ServerEvent, server_events
 from holdfast_worker.failures import ServerUnreachable, UnexpectedAnswer, UntrustedServer, failure_of
 
 __all__ = ["DEFAULT_URL", "Client"]
@@ -51,6 +61,8 @@ CONNECT_SECONDS: Final = 5.0
 #: How long an answer may take, beyond what the request itself asks to wait. The server gives a toggle
 #: five seconds at the door before it answers 503, so this must stay above that.
 ANSWER_SECONDS: Final = 15.0
+#: A stream says something at least every 15 s.
+STREAM_SILENCE_SECONDS: Final = 40.0
 #: Idle connections are dropped before the server (after 30 s) drops them under a request of ours.
 _KEEPALIVE_SECONDS: Final = 10.0
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -112,25 +124,50 @@ class Client:
         """The pause, the drain metrics, the workers and the newest audit events."""
         return self._get(Snapshot, "/api/system/worker-pause")
 
-    def pause(self, mode: PauseMode | str, reason: str, *, expected_version: int | None = None) -> Snapshot:
+    def pause(
+        self,
+        mode: PauseMode | str,
+        reason: str,
+        *,
+        resume_after_seconds: int | None = None,
+        expected_version: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> ControlSnapshot:
         """Pause all claims. Once this returns, no claim commits until a resume.
 
-        Raises VersionConflict where `expected_version` is not the current one, and PauseNotConfirmed
+        `resume_after_seconds`: the pause ends by itself after this, a minute to a week. A repeat under the same
+        `idempotency_key` changes nothing more. Raises VersionConflict where `expected_version` is not the current
+        one, IdempotencyStale where the pause has changed since the first call with the key, and PauseNotConfirmed
         where nothing is promised: read the status, or ask again.
         """
         return self._post(
-            Snapshot,
+            ControlSnapshot,
             "/api/system/worker-pause",
-            {"action": "pause", "mode": str(mode), "reason": reason, "expectedVersion": expected_version},
+            {
+                "action": "pause",
+                "mode": str(mode),
+                "reason": reason,
+                "resumeAfterSeconds": resume_after_seconds,
+                "expectedVersion": expected_version,
+            },
+            key=idempotency_key,
         )
 
-    def resume(self, reason: str, *, force: bool = False, expected_version: int | None = None) -> Snapshot:
+    def resume(
+        self,
+        reason: str,
+        *,
+        force: bool = False,
+        expected_version: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> ControlSnapshot:
         """Let claims go on. `warning` says what was still running where the drain had not ended.
 
-        Raises NotPaused, VersionConflict, and ResumeNotDrained where the server wants `force` for it.
+        Raises NotPaused, VersionConflict, IdempotencyStale, and ResumeNotDrained where the server wants `force`
+        for it.
         """
         return self._post(
-            Snapshot,
+            ControlSnapshot,
             "/api/system/worker-pause",
             {
                 "action": "resume",
@@ -138,6 +175,7 @@ class Client:
                 "forceResume": force or None,
                 "expectedVersion": expected_version,
             },
+            key=idempotency_key,
         )
 
     def wait(
@@ -162,6 +200,17 @@ class Client:
         """Every worker that the server knows."""
         return self._get(WorkerList, "/api/system/workers")
 
+    def blockers(self) -> BlockerList:
+        """What keeps the system from drained, with a verdict on each job and the way out."""
+        return self._get(BlockerList, "/api/system/blockers")
+
+    def follow_system(self, *, last_event_id: str | None = None) -> Iterator[ServerEvent]:
+        """What happens to the system, as it happens: `snapshot`, then `system`, `metrics`, `workers` and `audit`.
+
+        Ends when the server does; come back with the id of the last event. Raises as every call does.
+        """
+        return self._follow("/api/system/events", last_event_id)
+
     # Jobs, as producers and operators see them
 
     def enqueue(
@@ -173,8 +222,12 @@ class Client:
         max_attempts: int | None = None,
         required_capabilities: Sequence[str] = (),
         run_at: datetime | str | None = None,
+        idempotency_key: str | None = None,
     ) -> Job:
-        """Put a job into the queue, also while paused. What is left out takes the server's default."""
+        """Put a job into the queue, also while paused. What is left out takes the server's default.
+
+        A repeat with the same `idempotency_key` answers the first job, while it exists.
+        """
         return self._post(
             Job,
             "/api/queue/jobs",
@@ -185,8 +238,13 @@ class Client:
                 "maxAttempts": max_attempts,
                 "requiredCapabilities": list(required_capabilities) or None,
                 "runAt": run_at.isoformat() if isinstance(run_at, datetime) else run_at,
+                "idempotencyKey": idempotency_key,
             },
         )
+
+    def enqueue_batch(self, jobs: Sequence[Mapping[str, Any]]) -> JobBatch:
+        """Put up to 1,000 jobs (as the API takes them) into the queue, all or none, in their order."""
+        return self._post(JobBatch, "/api/queue/jobs/batch", {"jobs": [dict(job) for job in jobs]})
 
     def jobs(
         self,
@@ -225,6 +283,36 @@ class Client:
         """Run a failed, cancelled or dead-lettered job again, from attempt 1 and at its place."""
         return self._post(Job, _path(job_id, "retry"), {"reason": reason})
 
+    def retry_all(self, status: str, reason: str, *, job_type: str | None = None) -> BulkRetryAnswer:
+        """Run all jobs again that ended in `status`, at most 10,000; `more` says to ask again."""
+        body = {"status": status, "type": job_type, "reason": reason}
+        return self._post(BulkRetryAnswer, "/api/queue/jobs/retry", body)
+
+    def log_of(self, job_id: UUID | str, *, after: int = 0, limit: int = 200) -> JobEventPage:
+        """A page of a job's log, oldest first."""
+        return self._get(JobEventPage, _path(job_id, "events"), {"after": after, "limit": limit})
+
+    def follow_log(self, job_id: UUID | str, *, after: int = 0) -> Iterator[ServerEvent]:
+        """A job's log as it grows: `log` for each event, and `end` with the job once it has ended."""
+        return self._follow(_path(job_id, "events/stream"), str(after) if after else None)
+
+    def artifacts_of(self, job_id: UUID | str) -> ArtifactList:
+        """The artifacts of a job, oldest first."""
+        return self._get(ArtifactList, _path(job_id, "artifacts"))
+
+    def download(self, artifact: Artifact, into: IO[bytes]) -> None:
+        """Write an artifact's bytes into a file. Raises UnexpectedAnswer where they are not those of its digest."""
+        path = _path(artifact.job_id, f"artifacts/{artifact.id}/download")
+        found = hashlib.sha256()
+        with self._streaming(path, {}) as response:
+            for chunk in response.iter_bytes():
+                found.update(chunk)
+                into.write(chunk)
+        if f"sha256:{found.hexdigest()}" != artifact.digest:
+            raise UnexpectedAnswer(
+                f"What {self.url} sent is not the artifact {artifact.id}: its digest is another."
+            )
+
     # Jobs, as workers see them
 
     def claim(
@@ -236,8 +324,12 @@ class Client:
         worker_capabilities: Sequence[str] = (),
         wait_seconds: float = 0.0,
         observed_version: int | None = None,
+        request_id: str | None = None,
     ) -> ClaimAnswer:
-        """Ask for one job. A null job with `system.workers_paused` is the pause, and no error."""
+        """Ask for one job. A null job with `system.workers_paused` is the pause, and no error.
+
+        `request_id` names this one claim: where the answer was lost, a repeat gets the same job.
+        """
         return self._post(
             ClaimAnswer,
             "/api/queue/jobs/claim",
@@ -248,6 +340,7 @@ class Client:
                 "workerCapabilities": list(worker_capabilities) or None,
                 "waitSeconds": wait_seconds or None,
                 "observedVersion": observed_version,
+                "requestId": request_id,
             },
             waits=wait_seconds,
         )
@@ -344,10 +437,18 @@ class Client:
         params = {name: str(value) for name, value in (query or {}).items() if value is not None}
         return self._call(model, "GET", path, params=params, waits=waits)
 
-    def _post(self, model: type[_A], path: str, body: Mapping[str, object], *, waits: float = 0.0) -> _A:
+    def _post(
+        self,
+        model: type[_A],
+        path: str,
+        body: Mapping[str, object],
+        *,
+        waits: float = 0.0,
+        key: str | None = None,
+    ) -> _A:
         # Written with \u escapes, so that text which is not valid Unicode reaches the server's judgement.
         content = json.dumps({k: v for k, v in body.items() if v is not None}, allow_nan=False).encode()
-        return self._call(model, "POST", path, content=content, waits=waits)
+        return self._call(model, "POST", path, content=content, waits=waits, key=key)
 
     def _call(
         self,
@@ -358,17 +459,55 @@ class Client:
         params: dict[str, str] | None = None,
         content: bytes | None = None,
         waits: float,
+        key: str | None = None,
     ) -> _A:
         self.last_answer = b""
-        try:
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        with self._failures_told(ANSWER_SECONDS + waits):
             response = self._http.request(
                 method,
                 path,
                 params=params,
                 content=content,
-                headers={"Content-Type": "application/json"} if content is not None else None,
+                headers=headers,
                 timeout=httpx2.Timeout(ANSWER_SECONDS + waits, connect=CONNECT_SECONDS),
             )
+        self.last_answer = response.content
+        if not response.is_success:
+            raise failure_of(self.url, response.status_code, response.headers, response.content)
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise UnexpectedAnswer(
+                f"{self.url} answers {method} {path} with something else than a {model.__name__}:"
+                " no Holdfast server, or one of another age."
+            ) from error
+
+    def _follow(self, path: str, last_event_id: str | None) -> Iterator[ServerEvent]:
+        headers = {"Accept": "text/event-stream"}
+        if last_event_id is not None:
+            headers["Last-Event-ID"] = last_event_id
+        with self._streaming(path, headers) as response:
+            yield from server_events(response.iter_bytes())
+
+    @contextmanager
+    def _streaming(self, path: str, headers: Mapping[str, str]) -> Generator[httpx2.Response]:
+        timeout = httpx2.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_SECONDS)
+        with (
+            self._failures_told(STREAM_SILENCE_SECONDS),
+            self._http.stream("GET", path, headers=dict(headers), timeout=timeout) as response,
+        ):
+            if not response.is_success:
+                raise failure_of(self.url, response.status_code, response.headers, response.read())
+            yield response
+
+    @contextmanager
+    def _failures_told(self, patience: float) -> Generator[None]:
+        """What goes wrong on the wire, as our own failures. `patience`: how long an answer is waited for."""
+        try:
+            yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             if (doubt := _doubt_of(error)) is not None:
                 raise UntrustedServer(
@@ -380,7 +519,7 @@ class Client:
             ) from error
         except httpx2.TimeoutException as error:
             raise ServerUnreachable(
-                f"{self.url} took the request but has not answered within {ANSWER_SECONDS + waits:g} s.",
+                f"{self.url} took the request but has not answered within {patience:g} s.",
                 sent=True,
             ) from error
         except httpx2.TransportError as error:
@@ -389,16 +528,6 @@ class Client:
             ) from error
         except (httpx2.DecodingError, httpx2.InvalidURL) as error:
             raise UnexpectedAnswer(f"{self.url} answers with what cannot be read: {error}") from error
-        self.last_answer = response.content
-        if not response.is_success:
-            raise failure_of(self.url, response.status_code, response.headers, response.content)
-        try:
-            return model.model_validate_json(response.content)
-        except ValidationError as error:
-            raise UnexpectedAnswer(
-                f"{self.url} answers {method} {path} with something else than a {model.__name__}:"
-                " no Holdfast server, or one of another age."
-            ) from error
 
 
 def _checked(base: str) -> tuple[str, str]:

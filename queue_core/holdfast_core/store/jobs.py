@@ -219,14 +219,14 @@ _ENDED = (
     select(jobs.c.id)
     .where(
         jobs.c.finished_at.is_not(None),
-        jobs.c.status == bindparam("status", type_=String()),
+        jobs.c.status == bindparam("ended_as", type_=String()),
         or_(
             bindparam("job_type", type_=String()).is_(None),
             jobs.c.type == bindparam("job_type", type_=String()),
         ),
     )
     .order_by(jobs.c.finished_at)
-    .limit(bindparam("limit", type_=Integer()))
+    .limit(bindparam("at_most", type_=Integer()))
 )
 _RETRY_MANY = update(jobs).where(jobs.c.id.in_(_ENDED.with_for_update(skip_locked=True))).values(_again)
 
@@ -355,5 +355,5 @@ def retry(connection: Connection, job_id: UUID) -> Job | None:
 
 def retry_many(connection: Connection, *, status: str, job_type: str | None, limit: int) -> int:
     """Queue up to `limit` jobs again that ended in `status`. Returns how many there were."""
-    arguments = {"status": status, "job_type": job_type, "limit": limit}
+    arguments = {"ended_as": status, "job_type": job_type, "at_most": limit}
     return connection.execute(_RETRY_MANY, arguments).rowcount

@@ -1,17 +1,23 @@
 """`holdfast pause`: stop all claims, and wait for the drain if asked to."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from holdfast_worker.terminal.exits import Exit, stop
 from holdfast_worker.terminal.options import DURATION, as_json, connected, server
 from holdfast_worker.terminal.output import say, write_facts, write_json
+from holdfast_worker.terminal.surely import new_key, surely
 
 if TYPE_CHECKING:
+    from holdfast_core.schemas import Snapshot
     from holdfast_worker.terminal.waiting import Goal
 
 __all__ = ["pause"]
+
+#: The shortest and the longest time limit of a pause; the server holds them, too.
+LEAST_SECONDS: Final = 60
+MOST_SECONDS: Final = 7 * 86_400
 
 
 @click.command()
@@ -25,6 +31,13 @@ __all__ = ["pause"]
 @click.option(
     "--expected-version", type=click.IntRange(min=1), help="Refused (3) unless the pause is at this version."
 )
+@click.option(
+    "--for",
+    "limit",
+    type=DURATION,
+    help="The pause ends by itself after this, like 30m, drained or not: a minute to 7 days.",
+)
+@click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing more.")
 @click.option("--wait", is_flag=True, help="Wait until drained, or in quiesce until all that runs is parked.")
 @click.option("--timeout", type=DURATION, help="How long to wait at most, like 90s, 30m, 2h; by default 30m.")
 @server
@@ -33,6 +46,8 @@ def pause(
     mode: str,
     reason: str,
     expected_version: int | None,
+    limit: float | None,
+    idempotency_key: str | None,
     wait: bool,
     timeout: float | None,
     url: str | None,
@@ -49,13 +64,24 @@ def pause(
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout belongs to --wait")
+    if limit is not None and not (LEAST_SECONDS <= limit <= MOST_SECONDS and limit == int(limit)):
+        raise click.BadParameter("takes a minute to 7 days, in whole seconds", param_hint="--for")
+    key = idempotency_key or new_key()
     with connected(url, token) as client:
         from holdfast_worker.terminal.views import snapshot_facts
 
-        snapshot = client.pause(mode, reason, expected_version=expected_version)
+        made = surely(
+            lambda: client.pause(
+                mode,
+                reason,
+                resume_after_seconds=None if limit is None else int(limit),
+                expected_version=expected_version,
+                idempotency_key=key,
+            )
+        )
+        snapshot: Snapshot = made
         body = client.last_answer
-        latest = snapshot.audit.latest[:1]
-        again = any(event.outcome == "unchanged" for event in latest)
+        again = made.replayed or any(event.outcome == "unchanged" for event in made.audit.latest[:1])
         said = "Paused already, just so" if again else "Paused: no claim is handed out until a resume"
         say(f"{said} (version {snapshot.system.version}).")
         code, message = Exit.DONE, ""

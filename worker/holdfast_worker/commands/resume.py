@@ -4,6 +4,7 @@ import click
 
 from holdfast_worker.terminal.options import as_json, connected, server
 from holdfast_worker.terminal.output import say, write_facts, write_json
+from holdfast_worker.terminal.surely import new_key, surely
 
 __all__ = ["resume"]
 
@@ -16,14 +17,24 @@ __all__ = ["resume"]
 @click.option(
     "--expected-version", type=click.IntRange(min=1), help="Refused (3) unless the pause is at this version."
 )
+@click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing more.")
 @server
 @as_json
 def resume(
-    reason: str, force: bool, expected_version: int | None, url: str | None, token: str | None, as_json: bool
+    reason: str,
+    force: bool,
+    expected_version: int | None,
+    idempotency_key: str | None,
+    url: str | None,
+    token: str | None,
+    as_json: bool,
 ) -> None:
     """End the pause. Warns of what was still running where the drain had not ended."""
+    key = idempotency_key or new_key()
     with connected(url, token) as client:
-        snapshot = client.resume(reason, force=force, expected_version=expected_version)
+        snapshot = surely(
+            lambda: client.resume(reason, force=force, expected_version=expected_version, idempotency_key=key)
+        )
         if snapshot.warning:
             say(f"Warning: {snapshot.warning}")
         say(f"Resumed (version {snapshot.system.version}).")

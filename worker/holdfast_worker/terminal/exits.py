@@ -49,12 +49,21 @@ def explained() -> Generator[None]:
 
 
 def _code_of(error: Exception) -> Exit:
-    from holdfast_core.errors import Conflict, ForeignOrigin, InvalidRequest, NotAllowed, NotAuthenticated
+    from holdfast_core.errors import (
+        Conflict,
+        ForeignOrigin,
+        IdempotencyStale,
+        InvalidRequest,
+        NotAllowed,
+        NotAuthenticated,
+    )
     from holdfast_worker.failures import ServerUnreachable
 
     match error:
         case InvalidRequest():
             return Exit.USAGE
+        case IdempotencyStale():
+            return Exit.SUPERSEDED
         case Conflict():
             return Exit.REFUSED
         case ServerUnreachable():

@@ -30,6 +30,12 @@ COLOURS: Final = {
     "changed": "green",
     "pause": "yellow",
     "resume": "green",
+    "stale": "bold red",
+    "slow": "yellow",
+    "parked": "cyan",
+    "progressing": "green",
+    "missing": "red",
+    "gone": "bright_black",
 }
 
 

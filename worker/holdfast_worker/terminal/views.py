@@ -8,9 +8,27 @@ from holdfast_worker.terminal.output import COLOURS, Cell
 from holdfast_worker.terminal.text import ago, moment
 
 if TYPE_CHECKING:
-    from holdfast_core.schemas import ControlEvent, Job, Snapshot
+    from holdfast_core.schemas import Blocker, ControlEvent, Job, JobEvent, Snapshot, WorkerView
 
-__all__ = ["EVENT_COLUMNS", "JOB_COLUMNS", "event_row", "headline", "job_facts", "job_row", "snapshot_facts"]
+__all__ = [
+    "ARTIFACT_COLUMNS",
+    "BLOCKER_COLUMNS",
+    "EVENT_COLUMNS",
+    "JOB_COLUMNS",
+    "WORKER_COLUMNS",
+    "blocker_row",
+    "event_row",
+    "headline",
+    "job_facts",
+    "job_row",
+    "log_line",
+    "snapshot_facts",
+    "worker_row",
+]
+
+ARTIFACT_COLUMNS = ("ID", "NAME", "SIZE", "CONTENT_TYPE", "BY", "CREATED")
+BLOCKER_COLUMNS = ("JOB", "TYPE", "WORKER", "VERDICT", "AGE", "HEARTBEAT", "CHECKPOINT", "ADVICE")
+WORKER_COLUMNS = ("ID", "STATE", "VIA", "JOBS", "LAST_SEEN", "VERSION", "ENABLED", "CAPABILITIES")
 
 JOB_COLUMNS = ("ID", "TYPE", "STATUS", "ATTEMPT", "CLAIMED_BY", "PRIO", "CREATED")
 EVENT_COLUMNS = ("TIME", "ACTION", "MODE", "OUTCOME", "VERSION", "BY", "REASON")
@@ -37,7 +55,8 @@ def snapshot_facts(snapshot: "Snapshot") -> Sequence[tuple[str, Cell]]:
             since += f" ({ago((metrics.measured_at - system.requested_at).total_seconds())} ago)"
         facts.append(("Paused since", since))
     if system.resume_at:
-        facts.append(("Resumes at", moment(system.resume_at)))
+        left = (system.resume_at - metrics.measured_at).total_seconds()
+        facts.append(("Ends by itself", f"{moment(system.resume_at)} (in {ago(left)})"))
     change = f"{system.version}, of {moment(system.updated_at)}"
     facts.append(("Version", change + (f" by {system.requested_by}" if system.requested_by else "")))
     facts.append(
@@ -75,6 +94,44 @@ def event_row(event: "ControlEvent") -> Sequence[Cell]:
         event.actor or "",
         event.reason or "",
     )
+
+
+def blocker_row(blocker: "Blocker") -> Sequence[Cell]:
+    """One job that keeps the system from drained."""
+    heard = (blocker.started_at - blocker.last_heartbeat_at).total_seconds() + blocker.age_seconds
+    return (
+        str(blocker.job_id),
+        blocker.type,
+        blocker.worker_id,
+        (blocker.verdict, COLOURS.get(blocker.verdict, "")),
+        ago(blocker.age_seconds),
+        f"{ago(heard)} ago",
+        blocker.checkpoint or "",
+        blocker.advice,
+    )
+
+
+def worker_row(worker: "WorkerView", version: int) -> Sequence[Cell]:
+    """One worker of the fleet; `version` is the pause's."""
+    seen = "" if worker.observed_version is None else str(worker.observed_version)
+    behind = worker.observed_version is None or worker.observed_version < version
+    return (
+        worker.id,
+        (str(worker.state), COLOURS.get(worker.state, "")),
+        worker.transport,
+        str(len(worker.jobs)),
+        moment(worker.last_seen_at),
+        (seen, "yellow" if behind else ""),
+        "yes" if worker.auto_enabled else "no",
+        ", ".join(worker.capabilities),
+    )
+
+
+def log_line(event: "JobEvent") -> str:
+    """One event of a job's log: time, level, who, what."""
+    payload = f" {_compact(event.payload)}" if event.payload else ""
+    who = event.worker_id or "server"
+    return f"{moment(event.created_at)} {event.level.upper():<5} {who}: {event.message}{payload}"
 
 
 def job_row(job: "Job") -> Sequence[Cell]:
