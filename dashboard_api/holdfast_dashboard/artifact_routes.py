@@ -1,11 +1,14 @@
 """Artifacts of jobs: upload, list, download."""
 
 import base64
-from typing import Final
+from collections.abc import AsyncGenerator
+from typing import IO, Final
 from urllib.parse import quote
 
+from anyio.to_thread import run_sync
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from holdfast_core import errors
 from holdfast_core.schemas import Artifact, ArtifactList, UploadRequest
@@ -18,6 +21,7 @@ __all__ = ["artifact_operations"]
 
 #: A browser that opens a download must not run it.
 _SANDBOX: Final = "default-src 'none'; sandbox"
+CHUNK: Final = 262_144
 
 
 def artifact_operations(context: Context) -> Operations:
@@ -64,18 +68,39 @@ def artifact_operations(context: Context) -> Operations:
     async def download_artifact(request: Request, jobId: str, artifactId: str) -> Response:  # noqa: N803
         """As an attachment, of the content type that it was uploaded with."""
         found = await context.services.artifacts.download(context.caller(request), jobId, artifactId)
-        headers = _headers(found.artifact)
-        if found.path is not None:
-            return FileResponse(found.path, media_type=found.artifact.content_type, headers=headers)
-        return Response(found.content, media_type=found.artifact.content_type, headers=headers)
+        if request.method == "HEAD":
+            found.content.close()
+            return Response(headers=_headers(found.artifact))
+        return _Bytes(found.content, _headers(found.artifact))
 
     return operations
+
+
+class _Bytes(StreamingResponse):
+    """An open file, a chunk at a time. It is closed at the end, whatever that is."""
+
+    def __init__(self, content: IO[bytes], headers: dict[str, str]) -> None:
+        super().__init__(_chunks(content), headers=headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._content.close()
+
+
+async def _chunks(content: IO[bytes]) -> AsyncGenerator[bytes]:
+    while chunk := await run_sync(content.read, CHUNK):
+        yield chunk
 
 
 def _headers(artifact: Artifact) -> dict[str, str]:
     digest = base64.b64encode(bytes.fromhex(artifact.digest.removeprefix("sha256:"))).decode()
     return {
         "Content-Disposition": _disposition(artifact.name),
+        "Content-Length": str(artifact.size),
+        "Content-Type": artifact.content_type,
         "Content-Security-Policy": _SANDBOX,
         "ETag": f'"{artifact.digest}"',
         "Repr-Digest": f"sha-256=:{digest}:",

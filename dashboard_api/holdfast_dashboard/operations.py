@@ -91,7 +91,9 @@ class Operations:
             extra["parameters"] = _parameters(query)
         if takes_key:
             extra["parameters"] = [*extra.get("parameters", []), _KEY_HEADER]
-        schema = {"type": "string"} if answers is None else ref(answers)
+        schema: dict[str, str] = {"type": "string"} if answers is None else ref(answers)
+        if media_type == "application/octet-stream":
+            schema["format"] = "binary"
         good = {
             "description": (answers.__doc__ if answers is not None else None) or "The answer.",
             "content": {media_type: {"schema": schema}},
@@ -139,8 +141,19 @@ def _problems(found: list[type[HoldfastError]]) -> dict[int | str, dict[str, Any
 def _form(model: type[RequestModel]) -> dict[str, Any]:
     """A form of this model's fields, which are texts, and one file."""
     schema = model.model_json_schema(by_alias=True)
-    fields = {**schema["properties"], "file": {"type": "string", "format": "binary"}}
+    fields = {
+        name: _plain(field) | {key: field[key] for key in ("description",) if key in field}
+        for name, field in schema["properties"].items()
+    }
+    fields["file"] = {"type": "string", "format": "binary"}
     return {"type": "object", "properties": fields, "required": [*schema.get("required", []), "file"]}
+
+
+def _plain(field: dict[str, Any]) -> dict[str, Any]:
+    """The shape of a field in a query string or a form. There is no null there: a field is there or it is not."""
+    shape = {key: value for key, value in field.items() if key not in {"title", "description", "default"}}
+    options = [option for option in shape.pop("anyOf", []) if option.get("type") != "null"]
+    return options[0] if options else shape
 
 
 def _parameters(query: type[RequestModel]) -> list[dict[str, Any]]:
@@ -148,10 +161,7 @@ def _parameters(query: type[RequestModel]) -> list[dict[str, Any]]:
     definitions = schema.get("$defs", {})
     parameters: list[dict[str, Any]] = []
     for name, field in schema["properties"].items():
-        shape = {key: value for key, value in field.items() if key not in {"title", "description", "default"}}
-        # In a query string there is no null: a parameter is there or it is not.
-        options = [option for option in shape.pop("anyOf", []) if option.get("type") != "null"]
-        shape = options[0] if options else shape
+        shape = _plain(field)
         if "$ref" in shape:
             shape = definitions[shape["$ref"].rsplit("/", 1)[1]]
         parameters.append(

@@ -79,8 +79,10 @@ async def _read_form(request: Request) -> FormData:
             " room for temporary files and repeat.",
             retry_after=30,
         ) from error
-    except (KeyError, UnicodeDecodeError):
-        raise InvalidRequest.of(FieldError("body", "is no multipart form with a boundary")) from None
+    except (KeyError, UnicodeError):  # the form names its own charset, and some of those raise at everything
+        raise InvalidRequest.of(
+            FieldError("body", "is no multipart form with a boundary and texts in UTF-8")
+        ) from None
 
 
 _CONTENT_TYPE: Final = TypeAdapter[str](ContentType)

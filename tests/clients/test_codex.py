@@ -1,6 +1,8 @@
 """Codex, through its app server: how it sees and calls our tools. No model, no login and no network take part."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -26,15 +28,13 @@ plugins = false
 [model_providers.nobody]
 name = "nobody"
 base_url = "http://127.0.0.1:9/v1"
-
-[mcp_servers.local]
-command = "holdfast"
-args = ["mcp"]
-env = {{ HOLDFAST_DATABASE_URL = {database} }}
-
-[mcp_servers.remote]
-url = {url}
 """
+
+
+def of_ours(*arguments: str) -> str:
+    """What `holdfast mcp-config` prints for Codex."""
+    command = [sys.executable, "-m", "holdfast_worker.cli", "mcp-config", "--client", "codex", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 class Codex:
@@ -58,8 +58,11 @@ class Codex:
 
 @pytest.fixture
 def codex(url: str, sqlite_url: str, home: Path) -> Generator[Codex]:
-    """The app server, which knows us twice: as a command and by address."""
-    config = CONFIG.format(database=json.dumps(sqlite_url), url=json.dumps(url))
+    """The app server, which knows us twice, as a command and by address, by what we print for it."""
+    remote = of_ours("--name", "remote", "--url", url.removesuffix("/mcp"), "--no-token")
+    local = of_ours("--name", "local")
+    assert local.splitlines()[-2] == "[mcp_servers.local.env]"
+    config = "\n".join([CONFIG, remote, local, f"HOLDFAST_DATABASE_URL = {json.dumps(sqlite_url)}"])
     (home / "config.toml").write_text(config, encoding="utf-8")
     with Child(
         [node(), str(SCRIPT), "app-server"], environment(home, CODEX_HOME=str(home)), cwd=home
@@ -73,7 +76,7 @@ def test_codex_lists_the_tools_and_calls_them(codex: Codex, home: Path) -> None:
         server = servers[name]
         assert server["toolsError"] is None
         assert server["serverInfo"]["name"] == "holdfast"
-        assert {"queue.enqueue", "queue.claim", "system.pause"} <= server["tools"].keys()
+        assert {"queue_enqueue", "queue_claim", "system_pause"} <= server["tools"].keys()
         assert {"holdfast://system", "holdfast://playbook"} <= {r["uri"] for r in server["resources"]}
 
     thread = codex.request("thread/start", ephemeral=True, cwd=str(home))["thread"]["id"]

@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
+from sqlalchemy import Connection, func, insert, select
 
 from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.db import Lane
+from holdfast_core.db.tables import artifacts, job_events
+from holdfast_core.ids import uuid7
 from holdfast_core.schemas import Job, JobQuery
 from holdfast_core.services import Services
 from holdfast_core.store import upkeep
@@ -148,6 +151,41 @@ async def test_old_jobs_are_removed_with_their_logs_and_never_while_paused(datab
         listed = {job.id for job in (await services.jobs.list(LOCAL_OPERATOR, JobQuery())).items}
         assert listed == {jobs[3].id, jobs[4].id, waiting.id}
         assert await services.upkeep.remove() == 0
+
+
+async def test_an_old_job_with_a_long_log_and_many_artifacts_is_removed_bit_by_bit(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "REMOVE_BATCH", 2)
+    async with core(database_url, retention_days=7) as (services, database):
+        await enqueue(services)
+        job = await claimed(services)
+
+        def fill(connection: Connection) -> None:
+            at = datetime.now(UTC)
+            line = {"job_id": job.id, "level": "info", "message": "x", "created_at": at}
+            connection.execute(insert(job_events), [{**line, "sequence": n} for n in range(1, 5_001)])
+            file = {"job_id": job.id, "content_type": "a/b", "size": 1, "worker_id": "w", "created_at": at}
+            connection.execute(
+                insert(artifacts),
+                [
+                    {**file, "id": uuid7(), "name": str(n), "digest": "sha256:", "content": b"x"}
+                    for n in range(35)
+                ],
+            )
+
+        await database.write(fill)
+        await complete(services, job)
+        await sql(database, "UPDATE agent_jobs SET finished_at = '2001-01-01T00:00:00.000000Z'")
+        assert await database.read(lambda c: upkeep.heavy(c, [job.id])) == [job.id]
+        await pause(services)
+        light = await database.write(lambda c: upkeep.lighten(c, job.id, age_seconds=60), lane=Lane.GATED)
+        assert not light, "not while paused"
+        await resume(services)
+        assert await services.upkeep.remove() == 1
+        for table in (job_events, artifacts):
+            left = select(func.count()).select_from(table)
+            assert await database.read(lambda c, left=left: c.execute(left).scalar_one()) == 0
 
 
 async def test_without_a_setting_everything_is_kept(database_url: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from tempfile import mkstemp
 from typing import IO
 from uuid import UUID
 
@@ -23,21 +24,41 @@ class ArtifactFolder:
         name = str(artifact_id)
         return self._path / name[-2:] / name
 
+    def has(self, artifact_id: UUID, size: int) -> bool:
+        """Whether the bytes are there, all of them."""
+        path = self.path_of(artifact_id)
+        return path.is_file() and path.stat().st_size == size
+
+    def open(self, artifact_id: UUID, size: int) -> IO[bytes]:
+        """The bytes, which the caller closes. Raises StoreUnavailable where they are not there, or not whole."""
+        try:
+            file = self.path_of(artifact_id).open("rb")
+        except OSError as error:
+            raise _cannot_read(error.strerror or str(error)) from error
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            file.close()
+            raise _cannot_read(f"it has {found:,} bytes instead of {size:,}")
+        return file
+
     def put(self, artifact_id: UUID, content: IO[bytes]) -> None:
         """Keep the bytes. Raises StoreUnavailable; nothing is then left behind."""
         target = self.path_of(artifact_id)
-        unfinished = target.with_name(target.name + ".part")
         try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not target.parent.is_dir():
+                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                _sync_folder(self._path)
+            descriptor, unfinished = mkstemp(prefix=target.name, suffix=".part", dir=target.parent)
             try:
-                with open(unfinished, "xb", opener=_only_ours) as file:
+                with os.fdopen(descriptor, "wb") as file:
                     shutil.copyfileobj(content, file)
                     file.flush()
                     os.fsync(file.fileno())
-                unfinished.replace(target)
+                Path(unfinished).replace(target)
                 _sync_folder(target.parent)
             except BaseException:
-                unfinished.unlink(missing_ok=True)
+                Path(unfinished).unlink(missing_ok=True)
                 raise
         except OSError as error:
             raise _cannot_write(self._path, error) from error
@@ -45,10 +66,6 @@ class ArtifactFolder:
     def remove(self, artifact_id: UUID) -> None:
         """Remove the bytes, if they are there."""
         self.path_of(artifact_id).unlink(missing_ok=True)
-
-
-def _only_ours(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _sync_folder(path: Path) -> None:
@@ -59,6 +76,14 @@ def _sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _cannot_read(why: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The artifact's file in this server's HOLDFAST_ARTIFACT_DIR cannot be read: {why}. All servers must have"
+        " the same folder there: is it mounted?",
+        retry_after=30,
+    )
 
 
 def _cannot_write(path: Path, error: OSError) -> StoreUnavailable:

@@ -1,9 +1,9 @@
 """Artifacts: files that a job's workers leave with it (CONTRACT section 4)."""
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Final
 from uuid import UUID
 
@@ -52,11 +52,10 @@ class Uploaded:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """An artifact, and its bytes or the file that has them."""
+    """An artifact, and its bytes: an open file, which the caller closes."""
 
     artifact: Artifact
-    content: bytes | None
-    path: Path | None
+    content: IO[bytes]
 
 
 class ArtifactService:
@@ -91,21 +90,30 @@ class ArtifactService:
                     "digest", f"is not that of the bytes that came, which is {digest}; nothing was kept"
                 )
             )
-        # Before a byte is written for somebody who may not.
-        row = await self._database.read(lambda connection: find_job(connection, found))
-        may_add(row, found, request.worker_id, token_hash)
+
+        def looking(connection: Connection) -> tuple[Artifact, bool] | None:
+            may_add(find_job(connection, found), found, request.worker_id, token_hash)
+            return store.find_same(connection, found, request.name, digest)
+
+        # Before a byte is written for somebody who may not, or who has done so before.
+        same = await self._database.read(looking)
+        if same is not None:
+            await self._restore(*same, content)
+            return Uploaded(same[0], is_new=False)
         artifact_id = uuid7()
         data: bytes | None = None
         if self._folder is None:
             data = await run_sync(content.read)
         else:
             await run_sync(self._folder.put, artifact_id, content)
+        committing = False
 
         def work(connection: Connection) -> Uploaded:
+            nonlocal committing
             may_add(hold(connection, found), found, request.worker_id, token_hash)
             same = store.find_same(connection, found, request.name, digest)
             if same is not None:
-                return Uploaded(same, is_new=False)
+                return Uploaded(same[0], is_new=False)
             if store.count(connection, found) >= store.MAX_ARTIFACTS:
                 raise JobStateConflict(
                     f"The job has {store.MAX_ARTIFACTS:,} artifacts, which is all that it may."
@@ -120,17 +128,24 @@ class ArtifactService:
                 worker_id=request.worker_id,
                 content=data,
             )
-            return Uploaded(store.add(connection, new), is_new=True)
+            added = Uploaded(store.add(connection, new), is_new=True)
+            committing = True
+            return added
 
-        kept = False
         try:
-            uploaded = await self._database.write(work)
-            kept = uploaded.is_new
+            return await self._database.write(work)
         finally:
-            if not kept:
+            # A commit that failed may have been done all the same: a file too many is better than a lost one.
+            if not committing:
                 with CancelScope(shield=True):
                     await self.remove_files([artifact_id])
-        return uploaded
+
+    async def _restore(self, artifact: Artifact, is_here: bool, content: IO[bytes]) -> None:
+        """Put back the file of an artifact that was uploaded before, if it has gone from the folder."""
+        if is_here or self._folder is None or await run_sync(self._folder.has, artifact.id, artifact.size):
+            return
+        log.warning("artifact_restored", artifact_id=str(artifact.id), job_id=str(artifact.job_id))
+        await run_sync(self._folder.put, artifact.id, content)
 
     async def list(self, caller: Caller, job_id: str) -> ArtifactList:
         """All artifacts of a job, oldest first. Raises JobNotFound."""
@@ -145,30 +160,32 @@ class ArtifactService:
 
     async def download(self, caller: Caller, job_id: str, artifact_id: str) -> Download:
         """One artifact with its bytes. Raises JobNotFound, ArtifactNotFound, or StoreUnavailable where its file is
-        not in this server's folder."""
+        not in this server's folder: it is there for who asks a server that has the folder, so it is not "not found"."""
         found = job_uuid(job_id)
         wanted = _artifact_uuid(artifact_id)
 
-        def reading(connection: Connection) -> tuple[Artifact, bytes | None, bool]:
+        def reading(connection: Connection) -> tuple[Artifact, bytes | None]:
             if find_job(connection, found) is None:
                 raise JobNotFound(f"No job has the id {found}.")
             known = store.find(connection, found, wanted)
             if known is None:
                 raise ArtifactNotFound(f"The job has no artifact with the id {wanted}.")
             artifact, is_here = known
-            return artifact, store.content_of(connection, wanted) if is_here else None, is_here
+            content = store.content_of(connection, wanted) if is_here else None
+            if is_here and content is None:  # removed between the two statements
+                raise ArtifactNotFound(f"The job has no artifact with the id {wanted}.")
+            return artifact, content
 
-        artifact, content, is_here = await self._database.read(reading)
-        if is_here:
-            return Download(artifact, content, None)
-        path = None if self._folder is None else self._folder.path_of(wanted)
-        if path is None or not await run_sync(path.is_file):
+        artifact, content = await self._database.read(reading)
+        if content is not None:
+            return Download(artifact, io.BytesIO(content))
+        if self._folder is None:
             raise StoreUnavailable(
-                "The artifact's file is not in this server's HOLDFAST_ARTIFACT_DIR. All servers must have the same"
-                " folder there: is it mounted?",
+                "The artifact's bytes are in a folder, and this server has none: set HOLDFAST_ARTIFACT_DIR as it"
+                " was when they came.",
                 retry_after=30,
             )
-        return Download(artifact, None, path)
+        return Download(artifact, await run_sync(self._folder.open, wanted, artifact.size))
 
     async def remove_files(self, artifact_ids: Sequence[UUID]) -> None:
         """Remove the files of artifacts that are no more. What cannot be removed is named in the log."""

@@ -3,6 +3,7 @@
 Both pass the gate, so neither happens while paused.
 """
 
+from functools import partial
 from typing import Final
 
 import structlog
@@ -83,6 +84,10 @@ class Upkeep:
         if not old:
             return 0
         files = await self._database.read(lambda connection: ids_of(connection, old))
+        for job_id in await self._database.read(lambda connection: store.heavy(connection, old)):
+            lighten = partial(store.lighten, job_id=job_id, age_seconds=age)
+            while await self._database.write(lighten, lane=Lane.GATED):
+                pass
         removed = await self._database.write(
             lambda connection: store.remove_old(connection, age_seconds=age, chosen=old), lane=Lane.GATED
         )

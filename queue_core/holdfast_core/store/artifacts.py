@@ -27,17 +27,18 @@ MAX_ARTIFACTS: Final = 1_000
 
 # All but the bytes.
 _KNOWN: Final = tuple(column for column in artifacts.c if column.name != "content")
+_IS_HERE: Final = artifacts.c.content.is_not(None).label("is_here")
 
 _LIST = select(*_KNOWN).where(artifacts.c.job_id == bindparam("wanted")).order_by(artifacts.c.id)
 
-_FIND = select(*_KNOWN, artifacts.c.content.is_not(None).label("is_here")).where(
+_FIND = select(*_KNOWN, _IS_HERE).where(
     artifacts.c.job_id == bindparam("wanted"), artifacts.c.id == bindparam("artifact_id")
 )
 
 _CONTENT = select(artifacts.c.content).where(artifacts.c.id == bindparam("artifact_id"))
 
 # The same bytes under the same name.
-_SAME = select(*_KNOWN).where(
+_SAME = select(*_KNOWN, _IS_HERE).where(
     artifacts.c.job_id == bindparam("wanted"),
     artifacts.c.name == bindparam("called", type_=String()),
     artifacts.c.digest == bindparam("with_digest", type_=String()),
@@ -94,10 +95,11 @@ def content_of(connection: Connection, artifact_id: UUID) -> bytes | None:
     return content
 
 
-def find_same(connection: Connection, job_id: UUID, name: str, digest: str) -> Artifact | None:
-    """The artifact of a job with this name and these bytes; None where there is none."""
+def find_same(connection: Connection, job_id: UUID, name: str, digest: str) -> tuple[Artifact, bool] | None:
+    """The artifact of a job with this name and these bytes, and whether those are in the database. None where
+    there is none."""
     row = connection.execute(_SAME, {"wanted": job_id, "called": name, "with_digest": digest}).one_or_none()
-    return None if row is None else _artifact(row)
+    return None if row is None else (_artifact(row), row.is_here)
 
 
 def add(connection: Connection, new: NewArtifact) -> Artifact:

@@ -15,16 +15,18 @@ from sqlalchemy import (
     any_,
     bindparam,
     delete,
+    exists,
     func,
     literal_column,
     not_,
     or_,
     select,
     true,
+    union,
     update,
 )
 
-from holdfast_core.db.tables import jobs, pause_state, status_is
+from holdfast_core.db.tables import artifacts, job_events, jobs, pause_state, status_is
 from holdfast_core.db.types import Now
 from holdfast_core.gate import door_is_open
 from holdfast_core.schemas import Job
@@ -38,6 +40,8 @@ __all__ = [
     "SWEEP_BATCH",
     "any_due",
     "any_expired",
+    "heavy",
+    "lighten",
     "old",
     "promote",
     "remove_old",
@@ -50,6 +54,10 @@ SWEEP_BATCH: Final = 100
 PROMOTE_BATCH: Final = 500
 #: Finished jobs removed by one statement.
 REMOVE_BATCH: Final = 200
+#: Of a job's log and of its artifacts in the database, what goes with it in one statement, or in one of its own:
+#: such statements hold the door open, and have two seconds.
+EVENTS_AT_ONCE: Final = 2_000
+ARTIFACTS_AT_ONCE: Final = 10
 
 
 def _gate() -> Any:
@@ -161,6 +169,57 @@ def _remove(dialect: str) -> Any:
 def old(connection: Connection, *, age_seconds: float) -> list[UUID]:
     """Jobs that finished longer ago than this, those that finished first before the others, up to a batch."""
     return [row.id for row in connection.execute(_OLD, {"age_seconds": age_seconds})]
+
+
+# Old jobs that have more than goes with them in one short statement.
+_HEAVY = union(
+    select(job_events.c.job_id)
+    .where(job_events.c.job_id.in_(bindparam("chosen", expanding=True)))
+    .group_by(job_events.c.job_id)
+    .having(func.max(job_events.c.sequence) > EVENTS_AT_ONCE),
+    select(artifacts.c.job_id)
+    .where(artifacts.c.job_id.in_(bindparam("chosen", expanding=True)), artifacts.c.content.is_not(None))
+    .group_by(artifacts.c.job_id)
+    .having(func.count() > ARTIFACTS_AT_ONCE),
+)
+
+
+def heavy(connection: Connection, chosen: list[UUID]) -> list[UUID]:
+    """Those of the chosen jobs whose logs or artifacts have to be removed bit by bit."""
+    return [row.job_id for row in connection.execute(_HEAVY, {"chosen": chosen})]
+
+
+@cache
+def _lighten(dialect: str) -> tuple[Any, Any]:
+    still_old = exists(select(jobs.c.id).where(jobs.c.id == bindparam("wanted"), *_is_old))
+    unless_paused = _unless_paused(dialect)
+    events = (
+        select(job_events.c.sequence)
+        .where(job_events.c.job_id == bindparam("wanted"))
+        .order_by(job_events.c.sequence)
+        .limit(EVENTS_AT_ONCE)
+    )
+    some = (
+        select(artifacts.c.id)
+        .where(artifacts.c.job_id == bindparam("wanted"), artifacts.c.content.is_not(None))
+        .limit(ARTIFACTS_AT_ONCE)
+    )
+    return (
+        delete(job_events).where(
+            job_events.c.job_id == bindparam("wanted"),
+            job_events.c.sequence.in_(events),
+            still_old,
+            unless_paused,
+        ),
+        delete(artifacts).where(artifacts.c.id.in_(some), still_old, unless_paused),
+    )
+
+
+def lighten(connection: Connection, job_id: UUID, *, age_seconds: float) -> bool:
+    """Remove some of an old job's log and artifacts. Whether there was any to remove; none while paused."""
+    arguments = {"wanted": job_id, "age_seconds": age_seconds}
+    counts = [connection.execute(one, arguments).rowcount for one in _lighten(connection.dialect.name)]
+    return any(counts)
 
 
 def remove_old(connection: Connection, *, age_seconds: float, chosen: list[UUID]) -> list[UUID]:
