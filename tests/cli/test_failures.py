@@ -75,14 +75,15 @@ def test_not_being_allowed_ends_with_7(
     ("status", "code", "exit_code"),
     [
         (422, "idempotency_key_reused", 2),
-        (409, "idempotency_stale", 3),
+        (409, "something_newer", 3),
+        (409, "idempotency_stale", 8),  # known: somebody has changed the pause since the first try
         (503, "pause_not_confirmed", 1),
         (503, "something_newer", 1),
         (500, "internal_error", 1),
         (429, "too_many_requests", 1),
     ],
 )
-def test_a_code_that_is_new_to_us_is_told_by_its_status(
+def test_a_refusal_ends_by_its_code_or_if_that_is_new_to_us_by_its_status(
     cli_for: Callable[[str], Cli], stand_in: StandIn, status: int, code: str, exit_code: int
 ) -> None:
     stand_in.answer(status, problem(code, status, "The server's own words."), Retry_After="1")
