@@ -87,9 +87,10 @@ class Snapshots:
     async def recent(self, seconds: float) -> Snapshot:
         """A snapshot that is no older than this; who asks at the same time shares it."""
         async with self._taking:
-            if self._recent is None or self._clock.monotonic() - self._taken_at >= seconds:
-                self._taken_at = self._clock.monotonic()
+            asked_at = self._clock.monotonic()
+            if self._recent is None or asked_at - self._taken_at >= seconds:
                 self._recent = await self.take()
+                self._taken_at = asked_at  # only now: of a look that failed nothing is kept
             return self._recent
 
     async def _fresh_backlog(self) -> Backlog:
