@@ -2,7 +2,8 @@
 
 A local server is reachable from every web page that its user opens. So the Host must be one of ours (or a page
 could rebind its own name to us), the Origin must be ours, and a body must be JSON (which a page cannot send
-across sites without asking). None of this needs a session to protect: it protects the machine.
+across sites without asking); uploads alone are forms, and who sends one has to know the id of a job and who holds
+it. None of this needs a session to protect: it protects the machine.
 """
 
 import re

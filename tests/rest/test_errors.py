@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from holdfast_core.db.postgres import plain_url
 from holdfast_core.errors import PauseNotConfirmed, StoreUnavailable
 from rest.harness import Api, open_api, open_socket, operations
-from rest.test_bad_bodies import good_body
+from rest.test_bad_bodies import good_request
 
 
 def beside(url: str) -> str:
@@ -130,9 +130,10 @@ async def test_head_answers_as_get_does_without_the_body(sqlite_url: str) -> Non
         assert (await api.ask("HEAD", "/nothing")).status_code == 404
 
 
-def request_of(operation: Any) -> tuple[str, str, Any]:
-    path = operation.at(JOB_ID) + ("?for=drained" if operation.id == "wait_for_worker_pause" else "")
-    return operation.method, path, good_body(operation) if operation.has_body else None
+def request_of(operation: Any) -> tuple[str, str, dict[str, Any]]:
+    path = operation.at(JOB_ID).replace("{artifactId}", JOB_ID)
+    path += "?for=drained" if operation.id == "wait_for_worker_pause" else ""
+    return operation.method, path, good_request(operation)
 
 
 def break_all(api: Api, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Exception]) -> None:
@@ -169,8 +170,8 @@ async def _answer_without_its_text(api: Api, monkeypatch: pytest.MonkeyPatch) ->
     for operation in operations():
         if operation.id == "get_health":
             continue
-        method, path, body = request_of(operation)
-        problem = await api.refused(500, "internal_error", method, path, body)
+        method, path, sent = request_of(operation)
+        problem = await api.refused(500, "internal_error", method, path, **sent)
         assert "secret" not in str(problem)
         assert "log" in problem["detail"]
     # While it waits, too.
@@ -206,8 +207,8 @@ async def test_a_store_that_is_away_is_said_with_a_time_to_come_again(
         for operation in operations():
             if operation.id in {"get_health", "get_metrics"}:
                 continue
-            method, path, body = request_of(operation)
-            answer = await api.ask(method, path, body)
+            method, path, sent = request_of(operation)
+            answer = await api.ask(method, path, **sent)
             assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable"), operation.id
             assert answer.headers["retry-after"] == "7"
         page = await api.ask("GET", "/tasks")
@@ -243,8 +244,8 @@ async def test_a_database_that_is_away_is_never_a_crash_and_never_zeros(postgres
                 for operation in operations():
                     if operation.id in {"get_health", "get_metrics", "heartbeat_worker"}:
                         continue
-                    method, path, body = request_of(operation)
-                    answer = await api.ask(method, path, body)
+                    method, path, sent = request_of(operation)
+                    answer = await api.ask(method, path, **sent)
                     assert answer.status_code == 503, (operation.id, answer.text)
                 assert await api.get("/healthz") == {"ok": True}
                 page = await api.ask("GET", "/tasks")

@@ -304,7 +304,10 @@ async def test_a_form_of_another_site_writes_nothing_on_any_route(sqlite_url: st
                         content=content,
                         headers={"content-type": content_type, **extra},
                     )
-                    assert answer.status_code == (403 if extra else 415), (operation.id, content_type)
+                    # Uploads are forms. Who sends one has to know the id of a job, and who holds that.
+                    is_upload = operation.id == "upload_artifact" and content_type.startswith("multipart/")
+                    expected = 403 if extra else 422 if is_upload else 415
+                    assert answer.status_code == expected, (operation.id, content_type)
         assert await dump(api.database) == before
 
 

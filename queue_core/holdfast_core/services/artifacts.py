@@ -162,11 +162,11 @@ class ArtifactService:
         """One artifact with its bytes. Raises JobNotFound, ArtifactNotFound, or StoreUnavailable where its file is
         not in this server's folder: it is there for who asks a server that has the folder, so it is not "not found"."""
         found = job_uuid(job_id)
-        wanted = _artifact_uuid(artifact_id)
 
         def reading(connection: Connection) -> tuple[Artifact, bytes | None]:
             if find_job(connection, found) is None:
                 raise JobNotFound(f"No job has the id {found}.")
+            wanted = _artifact_uuid(artifact_id)
             known = store.find(connection, found, wanted)
             if known is None:
                 raise ArtifactNotFound(f"The job has no artifact with the id {wanted}.")
@@ -185,7 +185,7 @@ class ArtifactService:
                 " was when they came.",
                 retry_after=30,
             )
-        return Download(artifact, await run_sync(self._folder.open, wanted, artifact.size))
+        return Download(artifact, await run_sync(self._folder.open, artifact.id, artifact.size))
 
     async def remove_files(self, artifact_ids: Sequence[UUID]) -> None:
         """Remove the files of artifacts that are no more. What cannot be removed is named in the log."""
