@@ -202,10 +202,10 @@ def test_people_get_one_aligned_line_a_check_and_the_sum_on_stderr(sqlite_url: s
 )
 def test_colour_is_for_terminals_only(environment: dict[str, str], coloured: bool) -> None:
     ours, theirs = pty.openpty()
-    environment = {"TERM": "xterm", "HOLDFAST_DATABASE_URL": "nonsense", **environment}
-    with subprocess.Popen(
-        command(), stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | environment
-    ) as process:
+    # What the tests themselves run under must not decide.
+    plain = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
+    environment = {**plain, "TERM": "xterm", "HOLDFAST_DATABASE_URL": "nonsense", **environment}
+    with subprocess.Popen(command(), stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
         try:
