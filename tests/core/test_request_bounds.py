@@ -177,7 +177,7 @@ BOUNDS: list[tuple[type[Request], str, list[Any], list[Any]]] = [
     (
         UploadRequest,
         "name",
-        ["a", "x" * 255, "../../etc/passwd", "é 😀.txt"],
+        ["a", "x" * 255, "../../etc/passwd", "é 👩‍💻.txt"],
         ["", "x" * 256, "a\r\nb", "\0", 1],
     ),
     (

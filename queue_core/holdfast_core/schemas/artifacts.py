@@ -1,5 +1,6 @@
 """Artifacts: files that a job leaves behind (CONTRACT section 4)."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
@@ -15,8 +16,12 @@ MAX_ARTIFACT_NAME: Final = 255
 OCTET_STREAM: Final = "application/octet-stream"
 
 
+#: Controls, what breaks a line, and halves of surrogate pairs. Emoji are joined by others, which may stay.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
 def _no_control_characters(text: str) -> str:
-    if not text.isprintable():
+    if _CONTROL.search(text):
         raise ValueError("holds a control character")
     return text
 
