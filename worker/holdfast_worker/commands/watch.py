@@ -30,7 +30,7 @@ def watch(url: str | None, token: str | None, as_json: bool) -> None:
 
     The pause, the counts and the workers, until Ctrl-C.
 
-    When the server goes away it is waited for; what was missed of the audit log is then told first.
+    When the server goes away it is waited for. What was toggled meanwhile is in `holdfast history`.
     """
     with connected(url, token) as client:
         _follow(client, _Teller(as_json))
