@@ -1,6 +1,7 @@
 """The command line as people and scripts meet it: a process of its own, against a real server."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -56,13 +57,16 @@ def cli_for() -> Generator[Callable[[str], Cli]]:
 @pytest.fixture
 def stand_in() -> Generator[StandIn]:
     says: list[tuple[int, bytes, dict[str, str]]] = []
+    says_at: dict[str, tuple[int, bytes, dict[str, str]]] = {}
+    says_next: deque[tuple[int, bytes, dict[str, str]]] = deque()
     seen: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append({name.lower(): value for name, value in self.headers.items()} | {":path": self.path})
             self.rfile.read(int(self.headers.get("content-length") or 0))
-            status, body, headers = says[-1]
+            at = [answer for part, answer in says_at.items() if part in self.path]
+            status, body, headers = at[0] if at else says_next.popleft() if says_next else says[-1]
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
@@ -77,11 +81,18 @@ def stand_in() -> Generator[StandIn]:
     def answer(status: int, body: bytes, **headers: str) -> None:
         says.append((status, body, headers))
 
+    def answer_at(part: str, status: int, body: bytes, **headers: str) -> None:
+        says_at[part] = (status, body, headers)
+
+    def answer_in_turn(*answers: tuple[int, bytes]) -> None:
+        says_next.extend((status, body, {}) for status, body in answers)
+
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield StandIn(f"http://127.0.0.1:{server.server_address[1]}", answer, seen)
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            yield StandIn(url, answer, answer_at, answer_in_turn, seen)
         finally:
             server.shutdown()
             thread.join()

@@ -3,13 +3,14 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 from uuid import UUID
 
 from holdfast_core.schemas import Job
@@ -37,15 +38,15 @@ class Result:
 
 
 class Running:
-    """A verb that still runs; its stderr is read line by line as it comes."""
+    """A verb that still runs; its stderr is read line by line as it comes, its stdout once `wrote` is asked."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self._lines: list[str] = []
+        self._written: list[str] = []
         self._more = threading.Condition()
         assert process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
-        self._reader.start()
+        self._readers = [self._reading(process.stderr, self._lines)]
 
     @property
     def pid(self) -> int:
@@ -53,11 +54,18 @@ class Running:
 
     def said(self, text: str) -> str:
         """Wait until a line on stderr holds `text`, and return that line."""
-        with self._more:
-            self._more.wait_for(lambda: any(text in line for line in self._lines), PATIENCE_SECONDS)
-            found = [line for line in self._lines if text in line]
-            assert found, f"{text!r} was not said: {self._lines}"
-            return found[0]
+        return self._holds(text, self._lines)
+
+    def wrote(self, text: str) -> str:
+        """Wait until a line on stdout holds `text`, and return that line."""
+        if len(self._readers) == 1:
+            assert self._process.stdout is not None
+            self._readers.append(self._reading(self._process.stdout, self._written))
+        return self._holds(text, self._written)
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
 
     def ended(self) -> Result:
         """Wait for its end. May be called again, and then has no more to read."""
@@ -66,14 +74,15 @@ class Running:
         watchdog.start()
         out = ""
         try:
-            if not self._process.stdout.closed:
+            if len(self._readers) == 1 and not self._process.stdout.closed:
                 with self._process.stdout as stdout:
                     out = stdout.read()
             code = self._process.wait()
-            self._reader.join()
+            for reader in self._readers:
+                reader.join()
         finally:
             watchdog.cancel()
-        return Result(code, out, "".join(self._lines))
+        return Result(code, out + "".join(self._written), "".join(self._lines))
 
     def hang_up(self) -> None:
         """Close the pipe that its stdout goes to."""
@@ -86,11 +95,23 @@ class Running:
         self.ended()
         reaper().forget(self._process.pid)
 
-    def _read(self, stderr: Any) -> None:
-        with stderr:
-            for line in stderr:
+    def _holds(self, text: str, lines: list[str]) -> str:
+        with self._more:
+            self._more.wait_for(lambda: any(text in line for line in lines), PATIENCE_SECONDS)
+            found = [line for line in lines if text in line]
+            assert found, f"{text!r} has not come: {lines}"
+            return found[0]
+
+    def _reading(self, stream: IO[str], lines: list[str]) -> threading.Thread:
+        reader = threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+        reader.start()
+        return reader
+
+    def _read(self, stream: IO[str], lines: list[str]) -> None:
+        with stream:
+            for line in stream:
                 with self._more:
-                    self._lines.append(line)
+                    lines.append(line)
                     self._more.notify_all()
 
 
@@ -127,8 +148,8 @@ class Cli:
         self.started.append(Running(process))
         return self.started[-1]
 
-    def on_terminal(self, *arguments: str, columns: int = 120, **environment: str) -> Result:
-        """Run to the end on a terminal; `out` holds what the terminal got, of both streams."""
+    def on_terminal(self, *arguments: str, columns: int = 120, typed: str = "", **environment: str) -> Result:
+        """Run to the end on a terminal at which `typed` was typed; `out` holds what it got, of both streams."""
         ours, theirs = pty.openpty()
         try:
             process = subprocess.Popen(
@@ -145,6 +166,7 @@ class Cli:
         watchdog.start()
         shown = b""
         try:
+            os.write(ours, typed.encode())
             while True:
                 try:
                     part = os.read(ours, 65_536)
@@ -222,10 +244,24 @@ class Answering(Protocol):
     def __call__(self, status: int, body: bytes, **headers: str) -> None: ...
 
 
+class AnsweringAt(Protocol):
+    """Sets what the stand-in answers from now on where the path holds this."""
+
+    def __call__(self, part: str, status: int, body: bytes, **headers: str) -> None: ...
+
+
+class AnsweringInTurn(Protocol):
+    """Sets what the stand-in answers to the next requests, one after the other."""
+
+    def __call__(self, *answers: tuple[int, bytes]) -> None: ...
+
+
 @dataclass
 class StandIn:
     """Something that speaks HTTP at `url` and is no Holdfast server. `seen` are the requests' headers and `:path`."""
 
     url: str
     answer: Answering
+    answer_at: AnsweringAt
+    answer_in_turn: AnsweringInTurn
     seen: list[dict[str, str]]

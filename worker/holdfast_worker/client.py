@@ -27,7 +27,7 @@ import httpx2
 from pydantic import ValidationError
 
 from holdfast_core import __version__
-from holdfast_core.errors import JobNotFound
+from holdfast_core.errors import InvalidRequest, JobNotFound
 from holdfast_core.schemas import (
     Answer,
     Artifact,
@@ -67,6 +67,8 @@ STREAM_SILENCE_SECONDS: Final = 40.0
 _KEEPALIVE_SECONDS: Final = 10.0
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+#: What a header of ours may hold.
+_PRINTABLE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 #: OpenSSL's codes for a certificate whose signer is not among those that are trusted.
 _UNKNOWN_CA: Final = frozenset({18, 19, 20, 21})
 
@@ -130,15 +132,16 @@ class Client:
         reason: str,
         *,
         resume_after_seconds: int | None = None,
+        resume_at: datetime | str | None = None,
         expected_version: int | None = None,
         idempotency_key: str | None = None,
     ) -> ControlSnapshot:
         """Pause all claims. Once this returns, no claim commits until a resume.
 
-        `resume_after_seconds`: the pause ends by itself after this, a minute to a week. A repeat under the same
-        `idempotency_key` changes nothing more. Raises VersionConflict where `expected_version` is not the current
-        one, IdempotencyStale where the pause has changed since the first call with the key, and PauseNotConfirmed
-        where nothing is promised: read the status, or ask again.
+        `resume_after_seconds` or `resume_at`: the pause ends by itself then, a minute to a week from now. A repeat
+        under the same `idempotency_key` changes nothing more. Raises VersionConflict where `expected_version` is not
+        the current one, IdempotencyStale where the pause has changed since the first call with the key, and
+        PauseNotConfirmed where nothing is promised: read the status, or ask again.
         """
         return self._post(
             ControlSnapshot,
@@ -148,6 +151,7 @@ class Client:
                 "mode": str(mode),
                 "reason": reason,
                 "resumeAfterSeconds": resume_after_seconds,
+                "resumeAt": _written(resume_at),
                 "expectedVersion": expected_version,
             },
             key=idempotency_key,
@@ -237,7 +241,7 @@ class Client:
                 "priority": priority,
                 "maxAttempts": max_attempts,
                 "requiredCapabilities": list(required_capabilities) or None,
-                "runAt": run_at.isoformat() if isinstance(run_at, datetime) else run_at,
+                "runAt": _written(run_at),
                 "idempotencyKey": idempotency_key,
             },
         )
@@ -447,7 +451,13 @@ class Client:
         key: str | None = None,
     ) -> _A:
         # Written with \u escapes, so that text which is not valid Unicode reaches the server's judgement.
-        content = json.dumps({k: v for k, v in body.items() if v is not None}, allow_nan=False).encode()
+        given = {name: value for name, value in body.items() if value is not None}
+        try:
+            content = json.dumps(given, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            raise InvalidRequest(
+                "The request cannot be written as JSON: a number is out of range, or it nests too deep."
+            ) from None
         return self._call(model, "POST", path, content=content, waits=waits, key=key)
 
     def _call(
@@ -464,6 +474,8 @@ class Client:
         self.last_answer = b""
         headers = {} if content is None else {"Content-Type": "application/json"}
         if key is not None:
+            if not _PRINTABLE.fullmatch(key):
+                raise InvalidRequest("An idempotency key is 1 to 255 printable ASCII characters.")
             headers["Idempotency-Key"] = key
         with self._failures_told(ANSWER_SECONDS + waits):
             response = self._http.request(
@@ -487,9 +499,14 @@ class Client:
 
     def _follow(self, path: str, last_event_id: str | None) -> Iterator[ServerEvent]:
         headers = {"Accept": "text/event-stream"}
-        if last_event_id is not None:
+        if last_event_id is not None and _PRINTABLE.fullmatch(last_event_id):
             headers["Last-Event-ID"] = last_event_id
         with self._streaming(path, headers) as response:
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                raise UnexpectedAnswer(
+                    f"{self.url} answers GET {path} with something else than a stream of events:"
+                    " no Holdfast server, or one of another age."
+                )
             yield from server_events(response.iter_bytes())
 
     @contextmanager
@@ -562,6 +579,10 @@ def _doubt_of(error: BaseException | None) -> ssl.SSLCertVerificationError | Non
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _written(time: datetime | str | None) -> str | None:
+    return time.isoformat() if isinstance(time, datetime) else time
 
 
 def _path(job_id: UUID | str, verb: str = "") -> str:

@@ -81,6 +81,7 @@ def failure_of(url: str, status: int, headers: Mapping[str, str], body: bytes) -
         problem.detail,
         system=problem.system,
         errors=tuple(FieldError(e.field, e.message) for e in problem.errors or ()),
+        version=problem.version,
         retry_after=seconds,
     )
 

@@ -1,15 +1,15 @@
 """`holdfast enqueue`: put one job into the queue."""
 
-import json
 import sys
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any
 
 import click
 
 from holdfast_worker.terminal.batches import enqueue_lines
 from holdfast_worker.terminal.options import as_json, connected, server
 from holdfast_worker.terminal.output import say, write_json
+from holdfast_worker.terminal.payload import read_object
 from holdfast_worker.terminal.text import escaped
 
 __all__ = ["enqueue"]
@@ -95,13 +95,6 @@ def _read_object(source: str) -> dict[str, Any]:
                 f"{source[1:]!r} cannot be read: {error}", param_hint="--payload"
             ) from None
     try:
-        value: object = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"is not JSON: {error}", param_hint="--payload") from None
-    if not isinstance(value, dict):
-        raise click.BadParameter('is JSON, but not an object like {"month": 2}', param_hint="--payload")
-    return cast("dict[str, Any]", value)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+        return read_object(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--payload") from None

@@ -1,8 +1,9 @@
 """`holdfast job`: one job, its log and its artifacts."""
 
 import json
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["job"]
 
+#: How many names of artifacts stand in an error.
+NAMES_SHOWN: Final = 10
+
 
 @click.command()
 @click.argument("job_id", metavar="ID")
@@ -27,7 +31,7 @@ __all__ = ["job"]
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="With --download: where; by default its name, here.",
+    help="With --download: the file or folder; by default its name, here.",
 )
 @click.option("--force", is_flag=True, help="With --download: also over a file that is there.")
 @server
@@ -78,26 +82,31 @@ def _write_log(client: "Client", job_id: str, as_json: bool) -> None:
     after = 0
     while True:
         page = client.log_of(job_id, after=after)
-        for event in page.items:
-            click.echo(event.model_dump_json() if as_json else escaped(log_line(event)))
         if not page.items:
             return
+        if as_json:  # as it came: it may hold fields that are newer than this client
+            for body in json.loads(client.last_answer)["items"]:
+                click.echo(json.dumps(body))
+        else:
+            for event in page.items:
+                click.echo(escaped(log_line(event)))
         after = page.next_after
 
 
 def _follow_log(client: "Client", job_id: str, as_json: bool) -> None:
     from holdfast_core.schemas import Job, JobEvent
+    from holdfast_worker.terminal.following import following
     from holdfast_worker.terminal.views import log_line
 
-    for event in client.follow_log(job_id):
-        if event.event == "log":
-            click.echo(
-                json.dumps(json.loads(event.data))
-                if as_json
-                else escaped(log_line(JobEvent.model_validate_json(event.data)))
-            )
-        elif event.event == "end":
-            say(f"The job has ended: {Job.model_validate_json(event.data).status}.")
+    client.job(job_id)  # a server that was never there is not waited for
+    with closing(following(lambda after: client.follow_log(job_id, after=int(after or 0)))) as events:
+        for event in events:
+            if event.event == "end":
+                say(f"The job has ended: {event.read(Job).status}.")
+                return
+            if event.event == "log":
+                entry = event.read(JobEvent)
+                click.echo(json.dumps(json.loads(event.data)) if as_json else escaped(log_line(entry)))
 
 
 def _list_artifacts(client: "Client", job_id: str, as_json: bool) -> None:
@@ -120,32 +129,24 @@ def _list_artifacts(client: "Client", job_id: str, as_json: bool) -> None:
 
 
 def _download(client: "Client", job_id: str, wanted: str, output: Path | None, force: bool) -> None:
+    from holdfast_worker.terminal.saving import save
+
     artifact = _chosen(client, job_id, wanted)
-    # A label is never a path: of one that looks like one, only its last part is used.
-    name = artifact.name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].strip(". ") or str(artifact.id)
-    target = output or Path(name)
-    if target.exists() and not force:
-        raise click.UsageError(f"{target} is there already; --force writes over it, --output names another")
-    unfinished = target.with_name(target.name + ".part")
-    try:
-        with unfinished.open("xb") as file:
-            client.download(artifact, file)
-        unfinished.replace(target)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise click.ClickException(f"{target} cannot be written: {error.strerror or error}") from None
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    target = save(client, artifact, output, over=force)
     say(f"Saved {artifact.size:,} bytes; their digest is right.")
     click.echo(escaped(target))
 
 
 def _chosen(client: "Client", job_id: str, wanted: str) -> "Artifact":
-    """The artifact of this id, or the newest of this name."""
+    """The artifact of this id, or else the newest of this name. Raises ArtifactNotFound."""
+    from holdfast_core.errors import ArtifactNotFound
+
     found = client.artifacts_of(job_id).items
-    for artifact in reversed(found):
-        if wanted in {str(artifact.id), artifact.name}:
-            return artifact
-    names = ", ".join(artifact.name for artifact in found) or "none"
-    raise click.UsageError(f"the job has no artifact {wanted!r}; it has: {escaped(names)}")
+    # A worker chooses the names: none may stand in for another artifact's id.
+    for named in ([a for a in found if str(a.id) == wanted], [a for a in found if a.name == wanted]):
+        if named:
+            return named[-1]
+    names = ", ".join(repr(artifact.name) for artifact in found[-NAMES_SHOWN:]) or "none"
+    raise ArtifactNotFound(
+        f"The job has no artifact {wanted[:255]!r}. It has {names}; `holdfast job {job_id} --artifacts` lists them."
+    )

@@ -7,10 +7,10 @@ import click
 from holdfast_worker.terminal.exits import Exit, stop
 from holdfast_worker.terminal.options import DURATION, as_json, connected, server
 from holdfast_worker.terminal.output import say, write_facts, write_json
-from holdfast_worker.terminal.surely import new_key, surely
+from holdfast_worker.terminal.surely import surely
 
 if TYPE_CHECKING:
-    from holdfast_core.schemas import Snapshot
+    from holdfast_core.schemas import ControlSnapshot, Snapshot
     from holdfast_worker.terminal.waiting import Goal
 
 __all__ = ["pause"]
@@ -37,6 +37,11 @@ MOST_SECONDS: Final = 7 * 86_400
     type=DURATION,
     help="The pause ends by itself after this, like 30m, drained or not: a minute to 7 days.",
 )
+@click.option(
+    "--until",
+    metavar="TIME",
+    help="The same, at this time, like 2026-02-20T01:55:00Z: at most 7 days from now.",
+)
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing more.")
 @click.option("--wait", is_flag=True, help="Wait until drained, or in quiesce until all that runs is parked.")
 @click.option("--timeout", type=DURATION, help="How long to wait at most, like 90s, 30m, 2h; by default 30m.")
@@ -47,6 +52,7 @@ def pause(
     reason: str,
     expected_version: int | None,
     limit: float | None,
+    until: str | None,
     idempotency_key: str | None,
     wait: bool,
     timeout: float | None,
@@ -64,26 +70,27 @@ def pause(
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout belongs to --wait")
+    if limit is not None and until is not None:
+        raise click.UsageError("--for and --until exclude each other")
     if limit is not None and not (LEAST_SECONDS <= limit <= MOST_SECONDS and limit == int(limit)):
         raise click.BadParameter("takes a minute to 7 days, in whole seconds", param_hint="--for")
-    key = idempotency_key or new_key()
     with connected(url, token) as client:
         from holdfast_worker.terminal.views import snapshot_facts
 
         made = surely(
-            lambda: client.pause(
+            lambda key: client.pause(
                 mode,
                 reason,
                 resume_after_seconds=None if limit is None else int(limit),
+                resume_at=until,
                 expected_version=expected_version,
                 idempotency_key=key,
-            )
+            ),
+            idempotency_key,
         )
         snapshot: Snapshot = made
         body = client.last_answer
-        again = made.replayed or any(event.outcome == "unchanged" for event in made.audit.latest[:1])
-        said = "Paused already, just so" if again else "Paused: no claim is handed out until a resume"
-        say(f"{said} (version {snapshot.system.version}).")
+        say(f"{_said(made)} (version {snapshot.system.version}).")
         code, message = Exit.DONE, ""
         if wait:
             from holdfast_worker.terminal.waiting import wait_until
@@ -105,3 +112,11 @@ def pause(
             stop(code, message)
         if snapshot.metrics.safe_to_upgrade:
             say("Safe to upgrade.")
+
+
+def _said(made: "ControlSnapshot") -> str:
+    if made.replayed:
+        return "Paused already, by an earlier request with this key"
+    if any(event.outcome == "unchanged" for event in made.audit.latest[:1]):
+        return "Paused already, just so"
+    return "Paused: no claim is handed out until a resume"

@@ -4,7 +4,7 @@ import click
 
 from holdfast_worker.terminal.options import as_json, connected, server
 from holdfast_worker.terminal.output import say, write_facts, write_json
-from holdfast_worker.terminal.surely import new_key, surely
+from holdfast_worker.terminal.surely import surely
 
 __all__ = ["resume"]
 
@@ -30,14 +30,17 @@ def resume(
     as_json: bool,
 ) -> None:
     """End the pause. Warns of what was still running where the drain had not ended."""
-    key = idempotency_key or new_key()
     with connected(url, token) as client:
         snapshot = surely(
-            lambda: client.resume(reason, force=force, expected_version=expected_version, idempotency_key=key)
+            lambda key: client.resume(
+                reason, force=force, expected_version=expected_version, idempotency_key=key
+            ),
+            idempotency_key,
         )
         if snapshot.warning:
             say(f"Warning: {snapshot.warning}")
-        say(f"Resumed (version {snapshot.system.version}).")
+        said = "Resumed already, by an earlier request with this key" if snapshot.replayed else "Resumed"
+        say(f"{said} (version {snapshot.system.version}).")
         if as_json:
             write_json(client.last_answer)
             return

@@ -1,8 +1,8 @@
 """`holdfast watch`: what happens to the system, line by line."""
 
 import json
-import time
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,14 +12,9 @@ from holdfast_worker.terminal.text import escaped, moment
 
 if TYPE_CHECKING:
     from holdfast_core.schemas import ControlEvent, Metrics, System, WorkerCounts
-    from holdfast_worker.client import Client
     from holdfast_worker.events import ServerEvent
 
 __all__ = ["watch"]
-
-#: How long to wait before coming back, at first and at most, in seconds.
-FIRST_WAIT: Final = 1.0
-LONGEST_WAIT: Final = 15.0
 
 
 @click.command()
@@ -28,82 +23,81 @@ LONGEST_WAIT: Final = 15.0
 def watch(url: str | None, token: str | None, as_json: bool) -> None:
     """Follow what happens, a line for each change.
 
-    The pause, the counts and the workers, until Ctrl-C.
+    The pause, the counts and the workers, until Ctrl-C, which ends it with 0.
 
-    When the server goes away it is waited for. What was toggled meanwhile is in `holdfast history`.
+    When the server goes away it is waited for. Once it is back the state is told anew, and behind it
+    what was missed of the audit log.
     """
+    from holdfast_worker.terminal.following import following
+
     with connected(url, token) as client:
-        _follow(client, _Teller(as_json))
-
-
-def _follow(client: "Client", teller: "_Teller") -> None:
-    from holdfast_worker.failures import ServerUnreachable
-
-    last_id: str | None = None
-    wait = FIRST_WAIT
-    told_away = False
-    while True:
+        tell = _as_json if as_json else _Teller().tell
+        client.status()  # a server that was never there is not waited for
+        say(f"Following {client.url}. Ctrl-C ends.")
         try:
-            for event in client.follow_system(last_event_id=last_id):
-                if told_away:
-                    say("Connected again.")
-                elif not teller.has_told:
-                    say(f"Following {client.url}. Ctrl-C ends.")
-                told_away, wait = False, FIRST_WAIT
-                last_id = event.id or last_id
-                teller.tell(event)
-        except ServerUnreachable as error:
-            if last_id is None and not teller.has_told:
-                raise  # it was never there: more likely a wrong address than a restart
-            cause = str(error)
-        else:
-            cause = "The server has ended the stream."
-        if not told_away:
-            say(f"{cause} Waiting for it to come back.")
-            told_away = True
-        time.sleep(wait)
-        wait = min(wait * 2, LONGEST_WAIT)
+            with closing(following(lambda after: client.follow_system(last_event_id=after))) as events:
+                for event in events:
+                    tell(event)
+        except KeyboardInterrupt:
+            return
+
+
+def _as_json(event: "ServerEvent") -> None:
+    from holdfast_worker.failures import UnexpectedAnswer
+
+    try:
+        data = json.loads(event.data)
+    except ValueError as error:
+        raise UnexpectedAnswer(f"An event `{event.event[:64]}` came that is not JSON.") from error
+    click.echo(json.dumps({"event": event.event, "id": event.id, "data": data}))
 
 
 class _Teller:
-    """Writes events to stdout as they come."""
+    """Writes events as lines; those that this version does not know are left out."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        self.has_told = False
+    def __init__(self) -> None:
+        self._version = 0
+        self._counts = ""
 
     def tell(self, event: "ServerEvent") -> None:
-        """One event; those that this version does not know are left out, except as JSON."""
-        self.has_told = True
-        if self._as_json:
-            self._write(json.dumps({"event": event.event, "id": event.id, "data": json.loads(event.data)}))
-            return
+        """One event, if it is news."""
         from holdfast_core.schemas import ControlEvent, Metrics, Snapshot, System, WorkerCounts
 
         match event.event:
             case "snapshot":
-                snapshot = Snapshot.model_validate_json(event.data)
-                self._write(_of_system(snapshot.system))
-                self._write(_of_metrics(snapshot.metrics))
-                self._write(_of_workers(snapshot.workers))
+                snapshot = event.read(Snapshot)
+                self._counts = ""
+                self._tell_system(snapshot.system)
+                self._tell_metrics(snapshot.metrics)
+                _write(_of_workers(snapshot.workers))
             case "system":
-                self._write(_of_system(System.model_validate_json(event.data)))
+                self._tell_system(event.read(System))
             case "metrics":
-                self._write(_of_metrics(Metrics.model_validate_json(event.data)))
+                self._tell_metrics(event.read(Metrics))
             case "workers":
-                self._write(_of_workers(WorkerCounts.model_validate_json(event.data)))
+                _write(_of_workers(event.read(WorkerCounts)))
             case "audit":
-                audit = ControlEvent.model_validate_json(event.data)
-                if audit.outcome != "changed":  # else `system` tells it
-                    self._write(_of_audit(audit))
-            case "error":
-                said: dict[str, Any] = json.loads(event.data)
-                say(f"The server: {said.get('detail')}")
+                audit = event.read(ControlEvent)
+                # A change is told by the `system` behind it. Of one that was missed nothing else comes.
+                if audit.outcome != "changed" or audit.version <= self._version:
+                    _write(_of_audit(audit))
             case _:
                 pass
 
-    def _write(self, line: str) -> None:
-        click.echo(escaped(line))
+    def _tell_system(self, system: "System") -> None:
+        self._version = system.version
+        _write(_of_system(system))
+
+    def _tell_metrics(self, metrics: "Metrics") -> None:
+        # The server tells them anew every few seconds, for their ages.
+        counts = _of_metrics(metrics)
+        if counts != self._counts:
+            self._counts = counts
+            _write(f"{moment(metrics.measured_at)} {counts}")
+
+
+def _write(line: str) -> None:
+    click.echo(escaped(line))
 
 
 def _of_system(system: "System") -> str:
@@ -117,8 +111,8 @@ def _of_system(system: "System") -> str:
 def _of_metrics(metrics: "Metrics") -> str:
     safe = ", safe to upgrade" if metrics.safe_to_upgrade else ""
     return (
-        f"{moment(metrics.measured_at)} {metrics.running} running ({metrics.parked} parked),"
-        f" {metrics.stale_running} stale, {metrics.queued} queued, {metrics.scheduled} scheduled{safe}"
+        f"{metrics.running} running ({metrics.parked} parked), {metrics.stale_running} stale,"
+        f" {metrics.queued} queued, {metrics.scheduled} scheduled{safe}"
     )
 
 
@@ -128,5 +122,9 @@ def _of_workers(workers: "WorkerCounts") -> str:
 
 
 def _of_audit(event: "ControlEvent") -> str:
+    mode = f" ({event.mode})" if event.mode else ""
+    if event.outcome == "changed":
+        how = f"{event.action}{mode} by {event.actor}, version {event.version}"
+        return f"{moment(event.created_at)} missed meanwhile: {how}: {event.reason}"
     code = f" ({event.code})" if event.code else ""
-    return f"{moment(event.created_at)} {event.action} by {event.actor} was {event.outcome}{code}: {event.reason}"
+    return f"{moment(event.created_at)} {event.action}{mode} by {event.actor} was {event.outcome}{code}: {event.reason}"

@@ -91,7 +91,7 @@ def _with_way_out(error: Exception) -> str:
             return f"{text} It may have been carried out: see `holdfast status` before repeating it."
         case errors.NotAuthenticated() | errors.NotAllowed():
             return f"{text} Give a token with --token or HOLDFAST_TOKEN."
-        case errors.VersionConflict():
+        case errors.VersionConflict() | errors.IdempotencyStale():
             return f"{text} `holdfast status` shows it."
         case errors.ResumeNotDrained():
             return f"{text} `holdfast resume --force` accepts the risk."

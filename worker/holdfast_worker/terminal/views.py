@@ -31,7 +31,7 @@ BLOCKER_COLUMNS = ("JOB", "TYPE", "WORKER", "VERDICT", "AGE", "HEARTBEAT", "CHEC
 WORKER_COLUMNS = ("ID", "STATE", "VIA", "JOBS", "LAST_SEEN", "VERSION", "ENABLED", "CAPABILITIES")
 
 JOB_COLUMNS = ("ID", "TYPE", "STATUS", "ATTEMPT", "CLAIMED_BY", "PRIO", "CREATED")
-EVENT_COLUMNS = ("TIME", "ACTION", "MODE", "OUTCOME", "VERSION", "BY", "REASON")
+EVENT_COLUMNS = ("TIME", "ACTION", "MODE", "OUTCOME", "VERSION", "UNTIL", "BY", "REASON")
 
 
 def headline(snapshot: "Snapshot") -> str:
@@ -91,6 +91,7 @@ def event_row(event: "ControlEvent") -> Sequence[Cell]:
         event.mode or "",
         (outcome, COLOURS.get(event.outcome, "")),
         str(event.version),
+        moment(event.resume_at),
         event.actor or "",
         event.reason or "",
     )
@@ -115,6 +116,8 @@ def worker_row(worker: "WorkerView", version: int) -> Sequence[Cell]:
     """One worker of the fleet; `version` is the pause's."""
     seen = "" if worker.observed_version is None else str(worker.observed_version)
     behind = worker.observed_version is None or worker.observed_version < version
+    if seen and behind:
+        seen += f"<{version}"
     return (
         worker.id,
         (str(worker.state), COLOURS.get(worker.state, "")),
