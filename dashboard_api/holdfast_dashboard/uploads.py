@@ -7,9 +7,9 @@ from typing import IO, Final
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from holdfast_core.errors import BodyTooLarge, FieldError, InvalidRequest, StoreUnavailable
+from holdfast_core.errors import FieldError, InvalidRequest, StoreUnavailable
 from holdfast_core.schemas import ContentType, UploadRequest, parse_request
 
 __all__ = ["MAX_FORM_BYTES", "read_upload"]
@@ -51,29 +51,15 @@ async def read_upload(request: Request) -> AsyncGenerator[tuple[UploadRequest, l
 
 
 async def _read_form(request: Request) -> FormData:
-    failure: Exception | None = None
-
-    async def stream() -> AsyncGenerator[bytes]:
-        nonlocal failure
-        try:
-            async for chunk in request.stream():
-                yield chunk
-        except (BodyTooLarge, ClientDisconnect) as error:
-            failure = error
-            raise MultiPartException("cut off") from error  # so that the parser closes its files
-
+    # Whatever goes wrong in here, the parser closes its files. A body that is too large, or cut off, passes as it is.
     parser = MultiPartParser(
-        request.headers, stream(), max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        request.headers, request.stream(), max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
     )
     try:
         return await parser.parse()
     except MultiPartException as error:
-        if failure is not None:
-            raise failure from None
         raise InvalidRequest.of(FieldError("body", f"is no multipart form: {error.message}")) from None
     except OSError as error:
-        for file in parser._files_to_close_on_error:  # pyright: ignore[reportPrivateUsage]
-            file.close()
         raise StoreUnavailable(
             f"The upload cannot wait on this server's disk ({error.strerror or error}). Nothing was kept; free some"
             " room for temporary files and repeat.",

@@ -4,8 +4,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import Connection, update
 
 from holdfast_core.callers import LOCAL_OPERATOR
+from holdfast_core.db.tables import jobs
+from holdfast_core.db.types import Now
 from holdfast_core.errors import JobNotFound, JobStateConflict
 from holdfast_core.ids import uuid7
 from holdfast_core.schemas import (
@@ -19,6 +22,7 @@ from holdfast_core.schemas import (
 from holdfast_core.services import Services
 from holdfast_core.services import jobs as jobs_service
 from holdfast_core.states import JobStatus
+from holdfast_core.store import jobs as store
 from support.core import (
     cancel,
     cancel_ack,
@@ -322,3 +326,26 @@ async def test_a_bulk_retry_goes_on_where_the_one_before_stopped(
         request, _ = parse_request(BulkRetryRequest, {"status": "failed", "reason": "mended"})
         answers = [await services.jobs.retry_many(LOCAL_OPERATOR, request) for _ in range(2)]
         assert [(answer.retried, answer.more) for answer in answers] == [(4, True), (1, False)]
+
+
+async def test_a_bulk_retry_leaves_what_has_failed_since_it_began(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a job that fails again at once would be taken again and again."""
+    async with core(database_url) as (services, _):
+        await enqueue(services)
+        await fail(services, await claimed(services))
+        retry_many = store.retry_many
+
+        def failing_again(connection: Connection, **said: Any) -> int:
+            count = retry_many(connection, **said)
+            connection.execute(
+                update(jobs).values(status="failed", claimed_by="w", finished_at=Now(5), ready=True)
+            )
+            return count
+
+        monkeypatch.setattr(store, "retry_many", failing_again)
+        monkeypatch.setattr(jobs_service, "RETRY_BATCH", 1)
+        request, _ = parse_request(BulkRetryRequest, {"status": "failed", "reason": "mended"})
+        answer = await services.jobs.retry_many(LOCAL_OPERATOR, request)
+        assert (answer.retried, answer.more) == (1, False)

@@ -30,6 +30,7 @@ from holdfast_core.services.counters import Counters
 from holdfast_core.services.keys import body_hash, key_hash, key_reused
 from holdfast_core.states import JobStatus
 from holdfast_core.store import jobs as store
+from holdfast_core.store.metrics import database_time
 
 __all__ = ["Enqueued", "JobService", "job_uuid"]
 
@@ -202,14 +203,19 @@ class JobService:
         return job
 
     async def retry_many(self, caller: Caller, request: BulkRetryRequest) -> BulkRetryAnswer:
-        """Queue all jobs again that ended in `status`, those that ended first before the others, at most
+        """Queue all jobs again that have ended in `status` by now, those that ended first before the others, at most
         10,000 a call."""
+        ended_by = await self._database.read(database_time)
         count = 0
         more = True
         while more and count < RETRY_MOST:
             changed = await self._database.write(
                 lambda connection: store.retry_many(
-                    connection, status=request.status, job_type=request.type, limit=RETRY_BATCH
+                    connection,
+                    status=request.status,
+                    job_type=request.type,
+                    ended_by=ended_by,
+                    limit=RETRY_BATCH,
                 )
             )
             count += changed

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Final
 from uuid import UUID
@@ -214,11 +215,13 @@ _RETRY = (
     .returning(*jobs.c)
 )
 
-# Many of them, those that ended first. Finished, so that the index of finished jobs finds them.
+# Many of them, those that ended first. Finished, so that the index of finished jobs finds them; and not of late, so
+# that a job which fails again at once is not taken again.
 _ENDED = (
     select(jobs.c.id)
     .where(
         jobs.c.finished_at.is_not(None),
+        jobs.c.finished_at <= bindparam("ended_by", type_=UTC_TIME),
         jobs.c.status == bindparam("ended_as", type_=String()),
         or_(
             bindparam("job_type", type_=String()).is_(None),
@@ -353,7 +356,9 @@ def retry(connection: Connection, job_id: UUID) -> Job | None:
     return None if row is None else job_from(row)
 
 
-def retry_many(connection: Connection, *, status: str, job_type: str | None, limit: int) -> int:
-    """Queue up to `limit` jobs again that ended in `status`. Returns how many there were."""
-    arguments = {"ended_as": status, "job_type": job_type, "at_most": limit}
+def retry_many(
+    connection: Connection, *, status: str, job_type: str | None, ended_by: datetime, limit: int
+) -> int:
+    """Queue up to `limit` jobs again that ended in `status` by that time. Returns how many there were."""
+    arguments = {"ended_by": ended_by, "ended_as": status, "job_type": job_type, "at_most": limit}
     return connection.execute(_RETRY_MANY, arguments).rowcount
