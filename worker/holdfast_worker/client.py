@@ -12,21 +12,17 @@ answers are read into the same models that the server writes them from.
 
 import hashlib
 import json
-import os
 import re
-import ssl
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import IO, Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx2
 from pydantic import ValidationError
 
-from holdfast_core import __version__
 from holdfast_core.errors import InvalidRequest, JobNotFound
 from holdfast_core.schemas import (
     Answer,
@@ -51,27 +47,23 @@ from holdfast_core.schemas import (
 )
 from holdfast_core.states import JobPhase, JobStatus, PauseMode
 from holdfast_worker.events import ServerEvent, server_events
-from holdfast_worker.failures import ServerUnreachable, UnexpectedAnswer, UntrustedServer, failure_of
+from holdfast_worker.failures import UnexpectedAnswer, failure_of
+from holdfast_worker.wire import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    DEFAULT_URL,
+    KEEPALIVE_SECONDS,
+    Address,
+    failures_told,
+)
 
 __all__ = ["DEFAULT_URL", "Client"]
 
-DEFAULT_URL: Final = "http://127.0.0.1:8790"
-#: How long a connection may take to come about.
-CONNECT_SECONDS: Final = 5.0
-#: How long an answer may take, beyond what the request itself asks to wait. The server gives a toggle
-#: five seconds at the door before it answers 503, so this must stay above that.
-ANSWER_SECONDS: Final = 15.0
 #: A stream says something at least every 15 s.
 STREAM_SILENCE_SECONDS: Final = 40.0
-#: Idle connections are dropped before the server (after 30 s) drops them under a request of ours.
-_KEEPALIVE_SECONDS: Final = 10.0
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 #: What a header of ours may hold.
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]{1,255}")
-#: OpenSSL's codes for a certificate whose signer is not among those that are trusted.
-_UNKNOWN_CA: Final = frozenset({18, 19, 20, 21})
-
 _A = TypeVar("_A", bound=Answer)
 
 
@@ -89,23 +81,14 @@ class Client:
     last_answer: bytes = b""
 
     def __init__(self, url: str | None = None, *, token: str | None = None) -> None:
-        base = (url or os.environ.get("HOLDFAST_URL") or DEFAULT_URL).strip().rstrip("/")
-        host, self.url = _checked(base)
-        token = (os.environ.get("HOLDFAST_TOKEN", "") if token is None else token).strip()
-        if not token.isascii() or not token.isprintable() or " " in token:
-            raise ValueError("the token holds characters that no token has")
-        plain = host in _LOOPBACK and self.url.startswith("http:")
-        headers = {"Accept": "application/json", "User-Agent": f"holdfast/{__version__}"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
+        address = Address.of(url, token)
+        self.url = address.shown
         self._http = httpx2.Client(
-            base_url=base,
-            headers=headers,
-            # A proxy from the environment is for the world outside, never for this very host.
-            trust_env=host not in _LOOPBACK,
-            # Reading the system's certificates takes longer than all else here; without TLS none are needed.
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else _trusted(),
-            limits=httpx2.Limits(max_connections=4, keepalive_expiry=_KEEPALIVE_SECONDS),
+            base_url=address.base,
+            headers=address.headers,
+            trust_env=address.through_proxies,
+            verify=address.trusted(),
+            limits=httpx2.Limits(max_connections=4, keepalive_expiry=KEEPALIVE_SECONDS),
         )
 
     def __enter__(self) -> Self:
@@ -477,7 +460,7 @@ class Client:
             if not _PRINTABLE.fullmatch(key):
                 raise InvalidRequest("An idempotency key is 1 to 255 printable ASCII characters.")
             headers["Idempotency-Key"] = key
-        with self._failures_told(ANSWER_SECONDS + waits):
+        with failures_told(self.url, ANSWER_SECONDS + waits):
             response = self._http.request(
                 method,
                 path,
@@ -513,72 +496,12 @@ class Client:
     def _streaming(self, path: str, headers: Mapping[str, str]) -> Generator[httpx2.Response]:
         timeout = httpx2.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_SECONDS)
         with (
-            self._failures_told(STREAM_SILENCE_SECONDS),
+            failures_told(self.url, STREAM_SILENCE_SECONDS),
             self._http.stream("GET", path, headers=dict(headers), timeout=timeout) as response,
         ):
             if not response.is_success:
                 raise failure_of(self.url, response.status_code, response.headers, response.read())
             yield response
-
-    @contextmanager
-    def _failures_told(self, patience: float) -> Generator[None]:
-        """What goes wrong on the wire, as our own failures. `patience`: how long an answer is waited for."""
-        try:
-            yield
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
-            if (doubt := _doubt_of(error)) is not None:
-                raise UntrustedServer(
-                    f"The certificate of {self.url} is not trusted ({doubt.verify_message.rstrip('.')}).",
-                    unknown_ca=doubt.verify_code in _UNKNOWN_CA,
-                ) from error
-            raise ServerUnreachable(
-                f"No Holdfast server answers at {self.url} ({_cause(error)}).", sent=False
-            ) from error
-        except httpx2.TimeoutException as error:
-            raise ServerUnreachable(
-                f"{self.url} took the request but has not answered within {patience:g} s.",
-                sent=True,
-            ) from error
-        except httpx2.TransportError as error:
-            raise ServerUnreachable(
-                f"The connection to {self.url} broke before the answer came ({_cause(error)}).", sent=True
-            ) from error
-        except (httpx2.DecodingError, httpx2.InvalidURL) as error:
-            raise UnexpectedAnswer(f"{self.url} answers with what cannot be read: {error}") from error
-
-
-def _checked(base: str) -> tuple[str, str]:
-    """The host of an address, and the address as it may be shown: without a password."""
-    try:
-        if not base.isprintable() or " " in base:
-            raise ValueError("it holds blanks or control characters")
-        parts = urlsplit(base)
-        host, port = parts.hostname, parts.port
-        httpx2.URL(base)
-    except (ValueError, httpx2.InvalidURL) as error:
-        raise ValueError(f"{base!r} is not an address: {error}") from None
-    if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment:
-        raise ValueError(f"{base!r} is not an address like {DEFAULT_URL} or https://holdfast.example.com")
-    shown = f"[{host}]" if ":" in host else host
-    return host, f"{parts.scheme}://{shown}{'' if port is None else f':{port}'}{parts.path}"
-
-
-def _trusted() -> ssl.SSLContext:
-    """The system's CAs, or the ones of the environment; unlike a proxy those count for this very host, too."""
-    try:
-        return httpx2.create_ssl_context()
-    except OSError as error:
-        named = next(
-            (name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "this system"
-        )
-        raise ValueError(f"the certificates of {named} cannot be read: {_cause(error)}") from None
-
-
-def _doubt_of(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """Why the server's certificate was not accepted, if that is what went wrong."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _written(time: datetime | str | None) -> str | None:
@@ -590,9 +513,3 @@ def _path(job_id: UUID | str, verb: str = "") -> str:
     if not _JOB_ID.fullmatch(str(job_id)):
         raise JobNotFound(f"No job has the id {str(job_id)[:64]!r}.")
     return f"/api/queue/jobs/{job_id}" + (f"/{verb}" if verb else "")
-
-
-def _cause(error: BaseException) -> str:
-    """What the operating system or OpenSSL said, without its number and its place in the source."""
-    text = str(error) or type(error).__name__
-    return re.sub(r"^\[[^\]]*\] | \(_ssl\.c:\d+\)$", "", text).rstrip(".").lower()
