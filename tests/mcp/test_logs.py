@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from holdfast_core.settings import load_settings
-from holdfast_server.logs import configure_logs
+from holdfast_core.telemetry import configure_logs
 
 HOSTILE = "red \x1b[31m bell \x07 line\nbreak \u202e turned \x9b csi \ud800"
 
@@ -32,7 +32,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def configured(log_format: str) -> None:
-    configure_logs(load_settings(database_url="sqlite:////unused.db", log_format=log_format))
+    configure_logs(load_settings(database_url="sqlite:////unused.db", log_format=log_format).log_format)
 
 
 def test_json_is_one_object_a_line_from_us_and_from_libraries(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,9 +48,9 @@ def doctor(ctx: click.Context, database_url: str | None, as_json: bool) -> None:
 
     import anyio
 
-    from holdfast_server.logs import configure_logs
+    from holdfast_core.telemetry import configure_logs
 
-    configure_logs(settings)
+    configure_logs(settings.log_format)
     logging.getLogger().setLevel(logging.CRITICAL)  # what goes wrong is in the report
     checks = anyio.run(_examine, settings)
     if checks is None:

@@ -38,10 +38,10 @@ def _serve(database_url: str | None) -> None:
     import anyio
 
     from holdfast_server.compose import open_services
-    from holdfast_server.logs import configure_logs
+    from holdfast_core.telemetry import configure_logs
     from holdfast_server.mcp import build_mcp_server, serve_stdio
 
-    configure_logs(settings)
+    configure_logs(settings.log_format)
 
     async def serve() -> None:
         async with open_services(settings) as services:
@@ -65,10 +65,10 @@ def _forward(url: str) -> None:
             raise
         raise click.ClickException(f"`holdfast mcp --url` needs {error.name}: {_INSTALL_LINE}") from None
     from holdfast_core.settings import Settings
-    from holdfast_server.logs import configure_logs
+    from holdfast_core.telemetry import configure_logs
 
     with failures_in_one_line(exit_code=2):
         settings = load_forwarder_settings()
         upstream = Upstream(endpoint_of(url, settings.tool_name_style), settings.token)
-    configure_logs(Settings.model_construct(log_format=settings.log_format))
+    configure_logs(settings.log_format)
     anyio.run(serve_stdio, build_forwarder(upstream, settings.mcp_role))

@@ -21,9 +21,9 @@ def migrate(database_url: str | None, as_json: bool) -> None:
     settings = read_settings(database_url=database_url)
 
     from holdfast_core.db.migrations import migrate as bring_up_to_date
-    from holdfast_server.logs import configure_logs
+    from holdfast_core.telemetry import configure_logs
 
-    configure_logs(settings)
+    configure_logs(settings.log_format)
     with failures_in_one_line():
         revision = bring_up_to_date(settings)
     click.echo(json.dumps({"revision": revision}) if as_json else revision)

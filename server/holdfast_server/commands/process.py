@@ -38,11 +38,11 @@ def main() -> None:
     from holdfast_server.commands.tls import server_context
     from holdfast_server.commands.web import run_server
     from holdfast_server.compose import create_application
-    from holdfast_server.logs import configure_logs
+    from holdfast_core.telemetry import configure_logs
 
     try:
         settings = load_settings(**told["options"])
-        configure_logs(settings)
+        configure_logs(settings.log_format)
         run_server(
             create_application(settings),
             socket.socket(fileno=told["socket"]),

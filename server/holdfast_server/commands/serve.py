@@ -55,9 +55,9 @@ def serve(**given: Any) -> None:
         def on_ready() -> None:
             _tell(f"Holdfast is ready at {address}")
 
-        from holdfast_server.logs import configure_logs
+        from holdfast_core.telemetry import configure_logs
 
-        configure_logs(settings)
+        configure_logs(settings.log_format)
         if settings.workers > 1:
             from holdfast_server.commands.processes import run_processes
 

@@ -7,24 +7,24 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from holdfast_core.settings import Settings
+__all__ = ["LogFormat", "configure_logs"]
 
-__all__ = ["configure_logs"]
+LogFormat = Literal["console", "json"]
 
 #: Libraries that tell of each request or session at INFO. What is wrong is told from WARNING on.
-_QUIET: Final = ("alembic", "asyncio", "mcp", "sqlalchemy", "uvicorn")
+_QUIET: Final = ("alembic", "asyncio", "httpcore2", "httpx2", "mcp", "sqlalchemy", "uvicorn", "websockets")
 
 #: What could move a terminal's cursor, split a line, or turn its direction. Tracebacks keep \n and \t.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def configure_logs(settings: Settings) -> None:
-    """Send all log lines of this process to stderr, in the format of the settings. May be called again."""
+def configure_logs(log_format: LogFormat) -> None:
+    """Send all log lines of this process to stderr, in this format. May be called again."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -32,7 +32,7 @@ def configure_logs(settings: Settings) -> None:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    match settings.log_format:
+    match log_format:
         case "json":
             last: list[Processor] = [
                 structlog.processors.format_exc_info,
