@@ -7,6 +7,7 @@ import pytest
 from click import Context
 from pydantic import ValidationError
 
+from holdfast_core.schemas.sessions import SERVER_FRAMES, WORKER_FRAMES
 from holdfast_core.settings import Settings
 from holdfast_core.states import JOB_TRANSITIONS, PAUSE_TRANSITIONS, TERMINAL, WorkerState
 from holdfast_server.mcp.catalog import TOOLS
@@ -93,8 +94,17 @@ def test_the_resources_prompts_and_roles_of_mcp_are_as_documented() -> None:
     assert {role: tools[role] for role in rows} == {role: set(names) for role, names in ROLE_TOOLS.items()}
 
 
+def test_the_frames_of_the_contract_are_those_of_the_code() -> None:
+    section = (DOCS / "contract.md").read_text().split("## 6. Push sessions")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .+? \|(?: `(\w+)[ `])?", section, re.MULTILINE)
+    assert [frame for frame, _ in rows] == list(WORKER_FRAMES)
+    unasked = section.split("Without being asked")[1].split("\n")[0]
+    answers = {answer for _, answer in rows if answer}
+    assert answers | set(re.findall(r"`(system|offer|cancel|error) \{", unasked)) == set(SERVER_FRAMES)
+
+
 def test_the_verbs_of_the_contract_are_those_of_the_command_line() -> None:
-    section = (DOCS / "contract.md").read_text().split("## 6. Command line")[1]
+    section = (DOCS / "contract.md").read_text().split("## 8. Command line")[1]
     listed = re.search(r"`holdfast ([^`]+)`", section)
     assert listed is not None
     assert set(listed[1].split(" | ")) == set(main.list_commands(Context(main)))

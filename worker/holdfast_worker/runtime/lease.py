@@ -22,7 +22,8 @@ class Lease:
     def __init__(self, seconds: float, *, asked_at: float) -> None:
         self.seconds = seconds
         self._until = asked_at + seconds
-        #: Called with the new deadline at each renewal; who stops child processes by themselves listens here.
+        #: Called with the deadline at each renewal and each change of the job's phase: who stops child processes by
+        #: itself listens here.
         self.listeners: list[Callable[[float], None]] = []
 
     @property
@@ -43,5 +44,9 @@ class Lease:
     def renewed(self, *, asked_at: float) -> None:
         """A heartbeat that was sent at `asked_at` has been answered."""
         self._until = max(self._until, asked_at + self.seconds)
+        self.tell()
+
+    def tell(self) -> None:
+        """Call the listeners."""
         for listener in self.listeners:
             listener(self.deadline)

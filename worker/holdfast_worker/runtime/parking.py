@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 #: A child process that waits at a checkpoint comes back within this time, or counts as gone.
 SEAT_SECONDS: Final = 15.0
 #: What is known of the pause may be this old at a checkpoint, where the server does not push.
-FRESH_SECONDS: Final = 1.0
+FRESH_SECONDS: Final = 0.05
 
 
 class Parking:
@@ -88,6 +88,7 @@ class Parking:
             finally:
                 self._visitors -= 1
                 self._seat_until = time.monotonic() + SEAT_SECONDS
+                self._move()
             if not self._must_wait():
                 self._leave_seat()
         system = self._hold.system

@@ -12,8 +12,8 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -33,20 +33,19 @@ from holdfast_core.schemas import Job as ClaimedJob
 from holdfast_core.schemas import LogLevel
 from holdfast_worker.failures import UnexpectedAnswer
 from holdfast_worker.runtime.backoff import Backoff
+from holdfast_worker.runtime.choices import checked_identity, checked_options, chosen_transport
+from holdfast_worker.runtime.grouping import one_failure
 from holdfast_worker.runtime.hold import LOCALLY_PAUSED, Hold
 from holdfast_worker.runtime.options import (
     ALL_BOUNDARIES,
     GRACE_SECONDS,
     LEASE_SECONDS,
-    Options,
     TransportChoice,
-    checkpoint_timeout_seconds,
-    default_worker_id,
-    pause_poll_seconds,
 )
-from holdfast_worker.runtime.running import Handler, JobRun, Stop
+from holdfast_worker.runtime.running import Handler, JobRun
 from holdfast_worker.runtime.status import CheckpointAnswer, CheckpointKind, WorkerStatus, WorkerVariant
-from holdfast_worker.runtime.transports.base import Held, Identity, Transport
+from holdfast_worker.runtime.stopping import Stop
+from holdfast_worker.runtime.transports.base import Held
 from holdfast_worker.wire import Address
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ log = structlog.get_logger(__name__)
 
 #: A worker from which the server has heard nothing for so long says that it is there.
 PRESENCE_SECONDS: Final = 10.0
+#: Between two tries to reach a server that is away, at most.
+CLAIM_AGAIN_SECONDS: Final = 10.0
 #: The pause between claims comes up to this part earlier or later.
 JITTER: Final = 0.1
 #: How often a worker that is to end looks whether a job has parked.
@@ -108,21 +109,24 @@ class Worker:
         control: bool = True,
     ) -> None:
         self._handler = handler
-        self._options = _options(
+        self._options = checked_options(
             lease_seconds, grace_seconds, pause_poll_seconds, checkpoint_timeout_seconds, checkpoints
         )
-        self._identity = _identity(worker_id, lease_seconds, types, capabilities, slots)
+        self._identity = checked_identity(worker_id, lease_seconds, types, capabilities, slots)
         self._hold = Hold()
         self._control = control
         try:
             self._address = Address.of(url, token)
-            self._transport = _transport(transport, self._address, self._identity, self._hold, mcp_command)
+            self._transport = chosen_transport(
+                transport, self._address, self._identity, self._hold, mcp_command
+            )
         except ValueError as error:
             raise ConfigurationError(
                 f"{error} (the worker's url or token, or HOLDFAST_URL, HOLDFAST_TOKEN)."
             ) from None
         self._transport.on_cancel = self._cancelled
-        self._runs: dict[UUID, JobRun] = {}
+        # Not by job: one that was lost here may be claimed here again, before the first run of it has ended.
+        self._runs: set[JobRun] = set()
         self._claims: set[CancelScope] = set()
         self._surroundings: dict[str, str] = {"HOLDFAST_URL": self._address.base}
         self._started_at = datetime.now(UTC)
@@ -167,7 +171,7 @@ class Worker:
             stopping=self._hold.stopping,
             system=self._hold.system,
             slots=self._identity.slots,
-            jobs=[run.at_work() for run in self._runs.values()],
+            jobs=sorted((run.at_work() for run in self._runs), key=lambda job: job.started_at),
             started_at=self._started_at,
         )
 
@@ -198,7 +202,7 @@ class Worker:
                 slots=self._identity.slots,
                 version=__version__,
             )
-            async with _one_failure(), create_task_group() as around:
+            async with one_failure(), create_task_group() as around:
                 for task in (self._transport.run, self._say_presence, self._heed_local, self._end_in_time):
                     around.start_soon(task)
                 async with create_task_group() as slots:
@@ -208,7 +212,7 @@ class Worker:
             log.info("worker_ended")
 
     async def _run_with_signals(self) -> None:
-        async with _one_failure(), create_task_group() as tasks:
+        async with one_failure(), create_task_group() as tasks:
 
             async def listen() -> None:
                 with open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -223,7 +227,7 @@ class Worker:
     # A slot: claim, run, claim again
 
     async def _slot(self) -> None:
-        delays = Backoff()
+        delays = Backoff(most=CLAIM_AGAIN_SECONDS)
         while not self._hold.stopping:
             if not self._hold.takes_work:
                 await self._hold.changed(self._hold.revision)
@@ -279,11 +283,11 @@ class Worker:
             options=self._options,
             surroundings=self._surroundings,
         )
-        self._runs[claimed.id] = run
+        self._runs.add(run)
         try:
             await run.run(self._handler)
         finally:
-            del self._runs[claimed.id]
+            self._runs.discard(run)
 
     async def _put_back(self, claimed: ClaimedJob) -> None:
         """It came in the moment in which the operator paused the worker, or stopped it."""
@@ -298,7 +302,7 @@ class Worker:
     async def _say_presence(self) -> None:
         """Tell the server of a version or a local pause at once, and now and then that the worker is there."""
         told: tuple[int | None, bool] | None = None
-        delays = Backoff()
+        delays = Backoff(most=CLAIM_AGAIN_SECONDS)
         while True:
             revision = self._hold.revision
             now = (self._hold.version, self._hold.locally_paused)
@@ -335,23 +339,23 @@ class Worker:
             revision = await self._hold.changed(revision)
         with move_on_after(self._options.grace_seconds):
             while not self._hurried:
-                for run in self._runs.values():
+                for run in self._runs:
                     if run.parked:
                         run.stop(Stop.WORKER_STOPS)
                 await sleep(STOP_LOOK_SECONDS)
         self._stop_runs(Stop.WORKER_STOPS)
         await sleep(LAST_WORDS_SECONDS)
-        for run in self._runs.values():
+        for run in self._runs:
             run.give_up()
 
     def _stop_runs(self, why: Stop) -> None:
-        for run in self._runs.values():
+        for run in self._runs:
             run.stop(why)
 
     def _cancelled(self, job_id: "UUID") -> None:
-        run = self._runs.get(job_id)
-        if run is not None:
-            run.stop(Stop.CANCELLED)
+        for run in self._runs:
+            if run.claimed.id == job_id:
+                run.stop(Stop.CANCELLED)
 
     # For the control port
 
@@ -366,7 +370,7 @@ class Worker:
         self._by_token(job_token).log.add(level, message)
 
     def _by_token(self, job_token: str) -> JobRun:
-        for run in self._runs.values():
+        for run in self._runs:
             if secrets.compare_digest(run.token.encode(), job_token.encode()):
                 return run
         raise KeyError("no job of this worker has this token")
@@ -392,101 +396,3 @@ class Worker:
         if self._unreachable:
             self._unreachable = False
             log.info("server_back", url=self._address.shown)
-
-
-@asynccontextmanager
-async def _one_failure() -> AsyncGenerator[None]:
-    """What ended a group of tasks, as it is: the first of several."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        failure: BaseException = group
-        while isinstance(failure, BaseExceptionGroup):
-            failure = failure.exceptions[0]
-        raise failure from None
-
-
-def _options(
-    lease_seconds: int,
-    grace_seconds: float,
-    poll: float | None,
-    timeout: float | None,
-    checkpoints: Iterable[CheckpointKind],
-) -> Options:
-    chosen = frozenset(checkpoints)
-    if unknown := chosen - ALL_BOUNDARIES:
-        raise ConfigurationError(
-            f"checkpoints: {', '.join(sorted(unknown))} is none of stage, step and tool."
-        )
-    if grace_seconds < 0:
-        raise ConfigurationError("grace_seconds should not be below 0.")
-    return Options(
-        lease_seconds=lease_seconds,
-        grace_seconds=grace_seconds,
-        pause_poll_seconds=pause_poll_seconds() if poll is None else poll,
-        checkpoint_timeout_seconds=checkpoint_timeout_seconds() if timeout is None else timeout,
-        checkpoints=chosen,
-    )
-
-
-def _identity(
-    worker_id: str | None,
-    lease_seconds: int,
-    types: Sequence[str] | None,
-    capabilities: Sequence[str],
-    slots: int,
-) -> Identity:
-    """Checked by the server's own rules, so that a typing error is told before anything is begun."""
-    from holdfast_core.schemas import ClaimRequest, parse_request
-    from holdfast_core.schemas.sessions import MAX_SLOTS
-
-    identity = Identity(
-        worker_id or os.environ.get("HOLDFAST_WORKER_ID") or default_worker_id(),
-        lease_seconds,
-        None if not types else tuple(types),
-        tuple(capabilities),
-        slots,
-    )
-    if not 1 <= slots <= MAX_SLOTS:
-        raise ConfigurationError(f"slots should be from 1 to {MAX_SLOTS:,}.")
-    try:
-        parse_request(
-            ClaimRequest,
-            {
-                "workerId": identity.worker_id,
-                "leaseSeconds": lease_seconds,
-                "allowedTypes": None if identity.types is None else list(identity.types),
-                "workerCapabilities": list(identity.capabilities),
-            },
-        )
-    except InvalidRequest as error:
-        raise ConfigurationError(error.detail) from None
-    return identity
-
-
-def _transport(
-    choice: TransportChoice,
-    address: Address,
-    identity: Identity,
-    hold: Hold,
-    mcp_command: Sequence[str] | None,
-) -> Transport:
-    if mcp_command is not None and choice != "mcp":
-        raise ConfigurationError("A command for MCP goes with the transport mcp.")
-    match choice:
-        case "http":
-            from holdfast_worker.runtime.transports.http import HttpTransport
-
-            return HttpTransport(address, identity, hold)
-        case "ws":
-            from holdfast_worker.runtime.transports.ws import WsTransport
-
-            return WsTransport(address, identity, hold)
-        case "auto":
-            from holdfast_worker.runtime.transports.auto import AutoTransport
-
-            return AutoTransport(address, identity, hold)
-        case "mcp":
-            from holdfast_worker.runtime.transports.mcp import McpTransport
-
-            return McpTransport(address, identity, hold, command=mcp_command)
