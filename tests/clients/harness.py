@@ -7,6 +7,7 @@ package.json, then run `npm install --package-lock-only` in this folder.
 import json
 import os
 import queue
+import shlex
 import subprocess
 import sysconfig
 import tempfile
@@ -18,12 +19,29 @@ from typing import IO, Any, Final, Self
 
 from support.reaper import reaper
 
-__all__ = ["HERE", "INSTALLED", "PATIENCE_SECONDS", "ROOT", "Child", "environment", "node", "run_node"]
+__all__ = [
+    "AGENTS",
+    "HERE",
+    "INSTALLED",
+    "PATIENCE_SECONDS",
+    "ROOT",
+    "Child",
+    "agents_on_path",
+    "environment",
+    "node",
+    "run_node",
+]
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
 #: Where `make test` puts what package.json names; `.node` is there once all of it is.
 INSTALLED: Final = ROOT / ".clients"
+#: The agent CLIs by the names of their programs. Claude Code's own link needs a script that is not run here while it is
+#: installed; its wrapper does the same.
+AGENTS: Final = {
+    "claude": "@anthropic-ai/claude-code/cli-wrapper.cjs",
+    "codex": "@openai/codex/bin/codex.js",
+}
 #: The longest that a test waits for a client, or for one answer of it.
 PATIENCE_SECONDS: Final = 60.0
 
@@ -56,6 +74,17 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     """For a client: a home of the test's own, and `holdfast` on the path, as after an installation."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
     return {**os.environ, "PATH": path, "HOME": str(home), "NO_COLOR": "1", **more}
+
+
+def agents_on_path(folder: Path) -> str:
+    """A PATH on which the agent CLIs and `holdfast` are found; `folder` gets the CLIs' programs."""
+    folder.mkdir(exist_ok=True)
+    for name, script in AGENTS.items():
+        program = folder / name
+        words = [node(), str(INSTALLED / "node_modules" / script)]
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+    return os.pathsep.join([str(folder), sysconfig.get_path("scripts"), os.environ["PATH"]])
 
 
 class Child:
