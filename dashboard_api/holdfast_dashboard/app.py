@@ -27,6 +27,7 @@ from holdfast_dashboard.pages import page_routes
 from holdfast_dashboard.problems import refused_by_router, refused_by_us
 from holdfast_dashboard.queue_routes import queue_operations
 from holdfast_dashboard.system_routes import system_operations
+from holdfast_dashboard.worker_sessions import session_routes
 
 __all__ = ["create_app"]
 
@@ -70,7 +71,7 @@ def create_app(
     ]
     for part in parts:
         app.include_router(part.router)
-    app.router.routes.extend(page_routes(context))
+    app.router.routes.extend([*page_routes(context), *session_routes(context)])
     if mcp_app is not None:
         # A route, not a mount at "/": that would take every request with a wrong method for its own.
         app.router.routes.append(Route("/mcp", _Handed(mcp_app), include_in_schema=False))

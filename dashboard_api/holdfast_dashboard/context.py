@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from holdfast_core.callers import Caller, local_operator
 from holdfast_core.services import Services
@@ -24,6 +24,6 @@ class Context:
         """The services of this process."""
         return self.find_services()
 
-    def caller(self, request: Request) -> Caller:
+    def caller(self, request: HTTPConnection) -> Caller:
         """Who is asking: the one place that says so."""
         return local_operator(self.settings.default_user_id)

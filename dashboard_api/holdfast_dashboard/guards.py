@@ -1,4 +1,4 @@
-"""What holds for every request, MCP's too, before anything reads it (CONTRACT section 7).
+"""What holds for every request, MCP's too, before anything reads it (CONTRACT section 9).
 
 A local server is reachable from every web page that its user opens. So the Host must be one of ours (or a page
 could rebind its own name to us), the Origin must be ours, and a body must be JSON (which a page cannot send
@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from holdfast_core.errors import (
     BodyTooLarge,
@@ -57,6 +58,9 @@ class Guards:
         self._max_upload = settings.artifact_max_bytes + MAX_FORM_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._guard_session(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -89,8 +93,36 @@ class Guards:
             answer.headers["Connection"] = "close"
             await answer(scope, receive, sending)
 
+    async def _guard_session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket is opened by a request like any other; what is refused is refused over HTTP."""
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            self._refuse_strangers(Headers(scope=scope))
+            await self._app(scope, receive, sending)
+        except HoldfastError as error:
+            answer = problem(error)
+        except Exception as error:
+            answer = unexpected(error, scope["path"])
+            if begun:
+                await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
+        else:
+            return
+        if not begun:
+            await WebSocket(scope, receive, send).send_denial_response(answer)
+
     def _refuse(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        self._refuse_strangers(headers)
+        if scope["method"] in _WITH_BODY:
+            _refuse_other_bodies(headers, _media_type(scope["path"]), self._most(scope["path"]))
+
+    def _refuse_strangers(self, headers: Headers) -> None:
         host = headers.getlist("host")
         if len(host) != 1 or _name_of(host[0]) not in self._hosts:
             raise MisdirectedRequest(
@@ -98,8 +130,6 @@ class Guards:
                 " HOLDFAST_ALLOWED_HOSTS if it should."
             )
         self._refuse_other_pages(headers, host[0])
-        if scope["method"] in _WITH_BODY:
-            _refuse_other_bodies(headers, _media_type(scope["path"]), self._most(scope["path"]))
 
     def _most(self, path: str) -> int:
         """How many bytes a body at this address may have."""

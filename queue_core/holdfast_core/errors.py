@@ -21,6 +21,7 @@
     ├── BodyTooLarge          413 body_too_large
     ├── UnsupportedMediaType  415 unsupported_media_type
     ├── MisdirectedRequest    421 misdirected_request   the Host header names somebody else
+    ├── UpgradeRequired       426 upgrade_required      this address is for WebSockets
     ├── InternalError         500 internal_error        a bug; the log has it, the answer does not
     └── Unavailable           503, with Retry-After
         ├── StoreUnavailable      store_unavailable     the database does not answer
@@ -62,6 +63,7 @@ __all__ = [
     "StoreUnavailable",
     "Unavailable",
     "UnsupportedMediaType",
+    "UpgradeRequired",
     "VersionConflict",
 ]
 
@@ -267,6 +269,14 @@ class MisdirectedRequest(HoldfastError):
     code = "misdirected_request"
     status = 421
     title = "Misdirected request"
+
+
+class UpgradeRequired(HoldfastError):
+    """This address speaks WebSockets, by a subprotocol of ours."""
+
+    code = "upgrade_required"
+    status = 426
+    title = "Upgrade required"
 
 
 class InternalError(HoldfastError):

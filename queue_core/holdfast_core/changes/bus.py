@@ -14,8 +14,8 @@ from anyio import Event, move_on_after
 __all__ = ["KINDS", "ChangeBus", "Hub", "Kind", "Subscription"]
 
 #: `system`: the pause changed. `jobs`: there is something to claim. `running`: a running job ended or parked.
-#: `logs`: a job's log grew.
-Kind = Literal["system", "jobs", "running", "logs"]
+#: `logs`: a job's log grew. `sessions`: a worker has opened a push session, which ends its older one.
+Kind = Literal["system", "jobs", "running", "logs", "sessions"]
 KINDS: Final[frozenset[Kind]] = frozenset(get_args(Kind))
 
 

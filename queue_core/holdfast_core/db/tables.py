@@ -269,6 +269,13 @@ workers: Final = Table(
     Column("interval_seconds", Float, nullable=False),
     Column("first_seen_at", UTC_TIME, nullable=False),
     Column("last_seen_at", UTC_TIME, nullable=False),
+    # The push session that it opened last: an older one, wherever it is, is over.
+    Column("session_id", UUID_TEXT),
+    # What it has said of itself; null where it has not.
+    Column("types", JSON_LIST),
+    Column("slots", Integer),
+    Column("runtime", String(200)),
+    Column("version", String(200)),
     CheckConstraint(_one_of("transport", ("rest", "mcp", "ws")), name="transport"),
     Index("ix_workers_last_seen_at", "last_seen_at"),
 )

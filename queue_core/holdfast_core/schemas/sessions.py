@@ -241,7 +241,9 @@ class WelcomeFrame(ServerFrame):
 
     type: Literal["welcome"] = "welcome"
     system: System
-    heartbeat_seconds: float = Field(description="How often this server wants to hear of the worker, at least.")
+    heartbeat_seconds: float = Field(
+        description="How often this server wants to hear of the worker, at least."
+    )
     leases: list[LeaseState]
 
 

@@ -24,6 +24,8 @@ from holdfast_core.services.leases import LeaseService, OutcomeService
 from holdfast_core.services.logs import LogService
 from holdfast_core.services.pause import PauseService
 from holdfast_core.services.presence import Presence
+from holdfast_core.services.session import Closed, Outgoing, Session
+from holdfast_core.services.sessions import SessionService
 from holdfast_core.services.snapshots import Snapshots
 from holdfast_core.services.sweep import Sweeper
 from holdfast_core.services.upkeep import Upkeep
@@ -37,6 +39,7 @@ __all__ = [
     "ArtifactService",
     "BlockerService",
     "ClaimService",
+    "Closed",
     "Counted",
     "FeedEvent",
     "FeedService",
@@ -46,9 +49,12 @@ __all__ = [
     "LeaseService",
     "LogService",
     "OutcomeService",
+    "Outgoing",
     "PauseService",
     "Readiness",
     "Services",
+    "Session",
+    "SessionService",
     "WorkerService",
     "run_services",
 ]
@@ -75,6 +81,7 @@ class Services:
     history: HistoryService
     workers: WorkerService
     health: HealthService
+    sessions: SessionService
     #: For those who run the process, not for transports.
     watch: PauseWatch
     counters: Counters
@@ -100,19 +107,26 @@ async def run_services(
     sweeper = Sweeper(database, bus, cache, counters, settings, clock)
     artifacts = ArtifactService(database, presence, settings)
     upkeep = Upkeep(database, bus, cache, artifacts, settings, clock)
+    claims = ClaimService(database, bus, cache, watch, waiters, presence, counters, clock)
+    leases = LeaseService(database, bus, watch, presence, counters, settings, clock)
+    outcomes = OutcomeService(database, bus, cache, presence, counters, settings)
+    logs = LogService(database, bus, presence, settings)
     services = Services(
         pause=PauseService(database, bus, watch, snapshots, counters, settings, clock),
         jobs=JobService(database, bus, counters),
-        claims=ClaimService(database, bus, cache, watch, waiters, presence, counters, clock),
-        leases=LeaseService(database, bus, watch, presence, counters, settings, clock),
-        outcomes=OutcomeService(database, bus, cache, presence, counters, settings),
-        logs=LogService(database, bus, presence, settings),
+        claims=claims,
+        leases=leases,
+        outcomes=outcomes,
+        logs=logs,
         artifacts=artifacts,
         feed=FeedService(database, bus, snapshots, clock),
         blockers=BlockerService(database, settings),
         history=HistoryService(database),
         workers=WorkerService(database, cache, watch, presence),
         health=HealthService(cache, watch),
+        sessions=SessionService(
+            database, bus, watch, claims, leases, outcomes, logs, presence, counters, clock
+        ),
         watch=watch,
         counters=counters,
         snapshots=snapshots,
@@ -134,6 +148,9 @@ async def run_services(
             upkeep.run,
             services.pause.run_timer,
             services.history.run,
+            services.sessions.run_system,
+            services.sessions.run_cancels,
+            services.sessions.run_superseded,
         ):
             tasks.start_soon(_go_on, task)
         try:

@@ -80,7 +80,14 @@ class ClaimService:
             self._counters.add("claims_paused" if answer.system.workers_paused else "claims_empty")
         return answer
 
-    async def _claim(self, request: ClaimRequest) -> ClaimAnswer:
+    async def offer(self, request: ClaimRequest, *, avoid: tuple[UUID, ...] = ()) -> ClaimAnswer:
+        """A claim on behalf of a worker that has said that it is ready: by the same way, but its presence is its
+        session's to tell. `avoid`: jobs that it has turned down a moment ago."""
+        answer = await self._claim(request, avoid)
+        self._counters.add("claims_granted" if answer.job is not None else "claims_empty")
+        return answer
+
+    async def _claim(self, request: ClaimRequest, avoid: tuple[UUID, ...] = ()) -> ClaimAnswer:
         arrived_at = self._clock.monotonic()
         deadline = arrived_at + request.wait_seconds
         if (paused := self._cache.paused()) is not None:
@@ -93,6 +100,7 @@ class ClaimService:
             types=None if request.allowed_types is None else tuple(sorted(set(request.allowed_types))),
             capabilities=tuple(request.worker_capabilities),
             request_id=request.request_id,
+            avoid=avoid,
         )
         if request.wait_seconds <= 0:
             return _answer(await self._take(claim, token, arrived_at))

@@ -18,6 +18,11 @@ Counted = Literal[
     "jobs_cancel_ack",
     "leases_expired",
     "leases_expired_while_paused",
+    "offers_accepted",
+    "offers_rejected",
+    "offers_unanswered",
+    "offers_withdrawn",
+    "checkpoint_timeouts",
     "pauses",
     "resumes",
 ]

@@ -23,7 +23,7 @@ from holdfast_core.services.snapshots import Snapshots
 from holdfast_core.states import PauseAction
 from holdfast_core.store.pause import events_after, made_at
 
-__all__ = ["FeedEvent", "FeedService"]
+__all__ = ["FeedEvent", "FeedService", "system_after"]
 
 #: Followers of one process.
 MAX_FOLLOWERS: Final = 1_000
@@ -92,7 +92,7 @@ class FeedService:
                         seen_at = event.created_at
                         yield FeedEvent("audit", event, event.id)
                         if event.outcome == "changed" and event.version > system.version:
-                            system = _system_after(system, event)
+                            system = system_after(system, event)
                             yield FeedEvent("system", system)
                     if len(events) < PAGE:
                         current = await self._snapshots.recent(POLL_SECONDS)
@@ -114,7 +114,7 @@ def _told_apart(metrics: Metrics) -> Metrics:
     return metrics.model_copy(update={"oldest_queued_seconds": None, "measured_at": None})
 
 
-def _system_after(before: System, event: ControlEvent) -> System:
+def system_after(before: System, event: ControlEvent) -> System:
     """What the pause was once this event had changed it, from what it was before."""
     paused = event.action is PauseAction.PAUSE
     return System(

@@ -1,7 +1,7 @@
 """Who is there: kept in memory, written behind, never in the way of an answer."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -12,7 +12,7 @@ from holdfast_core.clock import Clock
 from holdfast_core.db import Database
 from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import Transport
-from holdfast_core.store.workers import Seen, write_presence
+from holdfast_core.store.workers import Described, Seen, write_presence
 
 __all__ = ["Presence"]
 
@@ -33,6 +33,7 @@ class _Known:
     capabilities: tuple[str, ...] = ()
     transport: Transport = "rest"
     auto_enabled: bool = True
+    described: Described = field(default_factory=Described)
     observed: int | None = None
     #: The version of the last answer: seen, once the worker comes again, though it may not say so.
     answered: int | None = None
@@ -64,6 +65,7 @@ class Presence:
         observed_version: int | None = None,
         capabilities: list[str] | None = None,
         auto_enabled: bool | None = None,
+        described: Described | None = None,
     ) -> None:
         """A worker has spoken. None leaves what is known. `every`: the seconds within which it is due again."""
         now = self._clock.monotonic()
@@ -81,7 +83,7 @@ class Presence:
             self._known.move_to_end(worker_id)
         if every is not None:
             known.every = every
-        before = (known.observed, known.transport, known.auto_enabled, known.capabilities)
+        before = (known.observed, known.transport, known.auto_enabled, known.capabilities, known.described)
         observed = observed_version if observed_version is not None else known.answered
         if observed is not None:
             known.observed = observed
@@ -92,7 +94,9 @@ class Presence:
         if capabilities is not None:
             known.capabilities = tuple(capabilities)
         known.seen_at = now
-        after = (known.observed, known.transport, known.auto_enabled, known.capabilities)
+        if described is not None:
+            known.described = described
+        after = (known.observed, known.transport, known.auto_enabled, known.capabilities, known.described)
         known.changed = known.changed or before != after
 
     def answered(self, worker_id: str, version: int) -> None:
@@ -121,6 +125,7 @@ class Presence:
                     observed_version=known.observed,
                     interval_seconds=max(known.every, known.pace),
                     age_seconds=max(0.0, now - known.seen_at),
+                    described=known.described,
                 )
                 for worker_id, known in batch
             ]

@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
-from anyio import sleep
+from anyio import Event, sleep
 from sqlalchemy import Connection
 
 from holdfast_core.changes import ChangeBus, Hub
@@ -51,6 +51,13 @@ class PauseWatch:
         #: Running jobs that were claimed though paused, at the last inspection: none, always.
         self.violations = 0
         self._named: set[tuple[UUID, int]] = set()
+        self._news = Event()
+
+    async def changed(self, since: int) -> System:
+        """The pause, once this process knows of another version than `since`."""
+        while self._cache.system is None or self._cache.system.version == since:
+            await self._news.wait()
+        return self._cache.system
 
     @property
     def hub(self) -> Hub:
@@ -79,6 +86,8 @@ class PauseWatch:
             )
             if system.workers_paused:
                 self._waiters.wake_all()
+            news, self._news = self._news, Event()
+            news.set()
 
     async def refresh(self) -> System:
         """Read the pause and take it in."""

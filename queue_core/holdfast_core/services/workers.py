@@ -6,7 +6,7 @@ from holdfast_core.gate import GateCache
 from holdfast_core.schemas import PresenceAnswer, PresenceRequest, Transport, WorkerList
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.watch import PauseWatch
-from holdfast_core.store.workers import fleet
+from holdfast_core.store.workers import Described, fleet
 
 __all__ = ["WorkerService"]
 
@@ -30,6 +30,12 @@ class WorkerService:
             observed_version=request.observed_version,
             capabilities=request.worker_capabilities,
             auto_enabled=request.auto_enabled,
+            described=Described(
+                None if request.types is None else tuple(request.types),
+                request.slots,
+                request.runtime,
+                request.version,
+            ),
         )
         system = self._cache.paused() or await self._watch.refresh()
         self._presence.answered(request.worker_id, system.version)

@@ -60,6 +60,8 @@ class Claim:
     capabilities: tuple[str, ...]
     request_id: str | None = None
     age_seconds: float = 0.0
+    #: Jobs that it is not to get.
+    avoid: tuple[UUID, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """The bound values of the statements below."""
@@ -73,6 +75,8 @@ class Claim:
         }
         if self.types is not None:
             values["types"] = list(self.types)
+        if self.avoid:
+            values["avoid"] = list(self.avoid)
         return values
 
 
@@ -130,15 +134,16 @@ def _pause_columns(source: Any) -> list[Any]:
     return [column.label(_PREFIX + column.name) for column in source.c if column.name != "door"]
 
 
-def _candidates(*, by_type: bool) -> Any:
+def _candidates(*, by_type: bool, avoiding: bool) -> Any:
     """PostgreSQL: the next jobs of all lanes that match, in their order, whoever is taking them just now.
 
     The heads of the lanes are merged before any row is locked: to lock the head of each lane would make claims
     pass over the jobs that others only looked at.
     """
+    wanted = [jobs.c.id.not_in(bindparam("avoid", expanding=True))] if avoiding else []
     head = (
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at)
-        .where(jobs.c.lane == lanes.c.id, *_waits)
+        .where(jobs.c.lane == lanes.c.id, *_waits, *wanted)
         .order_by(*_place)
         .limit(literal_column(str(CROWD)))
         .lateral("head")
@@ -154,12 +159,13 @@ def _candidates(*, by_type: bool) -> Any:
 
 
 @cache
-def claim_statement(*, by_type: bool, repeatable: bool) -> Executable:
+def claim_statement(*, by_type: bool, repeatable: bool, avoiding: bool = False) -> Executable:
     """PostgreSQL: pass the door, read the pause, take the job. One statement, so one snapshot, taken behind the
-    door. `by_type`: whether it is limited to some types. `repeatable`: whether it has a requestId."""
+    door. `by_type`: whether it is limited to some types. `repeatable`: whether it has a requestId. `avoiding`:
+    whether there are jobs that it is not to get."""
     gate = select(pause_state).where(pause_state.c.id == literal_column("1"), door_is_open()).cte("gate")
     running = not_(select(gate.c.paused).scalar_subquery())
-    candidates = _candidates(by_type=by_type)
+    candidates = _candidates(by_type=by_type, avoiding=avoiding)
     # One after the other, until one is free: a job that others are taking is passed over, one that they took is seen
     # to be gone. The status is written so that only the primary key serves: the planner would rather walk all that
     # is ready again.
@@ -222,15 +228,17 @@ _AGAIN_SQLITE = (
 
 
 @cache
-def _ready_sqlite(by_type: bool) -> Select[tuple[UUID]]:
+def _ready_sqlite(by_type: bool, avoiding: bool = False) -> Select[tuple[UUID]]:
     # The head of each lane that matches, and the first of them. Nobody else writes, so heads are enough.
     inner = jobs.alias("inner_jobs")
+    wanted = [inner.c.id.not_in(bindparam("avoid", expanding=True))] if avoiding else []
     head = (
         select(inner.c.id)
         .where(
             inner.c.lane == lanes.c.id,
             inner.c.status == literal_column(f"'{JobStatus.QUEUED.value}'", String()),
             inner.c.ready,
+            *wanted,
         )
         .order_by(inner.c.priority.desc(), inner.c.created_at, inner.c.id)
         .limit(literal_column("1"))
@@ -250,7 +258,9 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
     """Take the next job for this worker, unless the system is paused. The answer's `system` is the one read here."""
     if connection.dialect.name == "postgresql":
         repeatable = claim.request_id is not None
-        statement = claim_statement(by_type=claim.types is not None, repeatable=repeatable)
+        statement = claim_statement(
+            by_type=claim.types is not None, repeatable=repeatable, avoiding=bool(claim.avoid)
+        )
         row = connection.execute(statement, claim.arguments()).one()
         system = system_from(row, _PREFIX)
         if row.id is not None:
@@ -271,7 +281,9 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
             again = connection.execute(_AGAIN_SQLITE, {**claim.arguments(), "job_id": prior.id}).one_or_none()
             job = None if again is None else job_from(again, lease_token=token)
             return Taken(job, system, known=job is None, over=not prior.runs)
-    job_id = connection.execute(_ready_sqlite(claim.types is not None), _needed(claim)).scalar_one_or_none()
+    job_id = connection.execute(
+        _ready_sqlite(claim.types is not None, bool(claim.avoid)), _needed(claim)
+    ).scalar_one_or_none()
     if job_id is None:
         return Taken(None, system)
     number = connection.execute(_COUNT_CLAIM).scalar_one()
@@ -283,9 +295,12 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
 
 def _needed(claim: Claim) -> dict[str, Any]:
     values = claim.arguments()
-    return {name: values[name] for name in ("capabilities", "types") if name in values}
+    return {name: values[name] for name in ("capabilities", "types", "avoid") if name in values}
 
 
 def any_ready(connection: Connection, claim: Claim) -> bool:
     """SQLite: whether a claim would find a job, asked without the writers' lock."""
-    return connection.execute(_ready_sqlite(claim.types is not None), _needed(claim)).first() is not None
+    return (
+        connection.execute(_ready_sqlite(claim.types is not None, bool(claim.avoid)), _needed(claim)).first()
+        is not None
+    )

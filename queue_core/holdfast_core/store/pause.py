@@ -12,6 +12,7 @@ from holdfast_core.schemas import ControlEvent, HistoryQuery, System
 
 __all__ = [
     "append_event",
+    "event_from",
     "events_after",
     "history",
     "latest_events",
@@ -121,7 +122,7 @@ def append_event(connection: Connection, event: ControlEvent) -> None:
 
 def latest_events(connection: Connection) -> list[ControlEvent]:
     """The five newest events, newest first, refused ones left out."""
-    return [_event_from(row) for row in connection.execute(_LATEST)]
+    return [event_from(row) for row in connection.execute(_LATEST)]
 
 
 def made_at(connection: Connection, event_id: UUID) -> datetime | None:
@@ -135,7 +136,7 @@ def events_after(connection: Connection, at: datetime | None, *, limit: int) -> 
     wanted = select(control_events).order_by(control_events.c.created_at).limit(limit)
     if at is not None:
         wanted = wanted.where(control_events.c.created_at > bindparam("at", at, type_=UTC_TIME))
-    return [_event_from(row) for row in connection.execute(wanted)]
+    return [event_from(row) for row in connection.execute(wanted)]
 
 
 def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEvent], UUID | None]:
@@ -148,10 +149,10 @@ def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEv
         wanted = wanted.where(control_events.c.created_at < bindparam("before", before, type_=UTC_TIME))
     if query.outcome is not None:
         wanted = wanted.where(control_events.c.outcome == query.outcome)
-    events = [_event_from(row) for row in connection.execute(wanted)]
+    events = [event_from(row) for row in connection.execute(wanted)]
     page = events[: query.limit]
     return page, page[-1].id if len(events) > query.limit else None
 
 
-def _event_from(row: Row[Any]) -> ControlEvent:
+def event_from(row: Row[Any]) -> ControlEvent:
     return ControlEvent.model_validate(columns(row))

@@ -14,7 +14,7 @@ from holdfast_core.db.types import Now
 from holdfast_core.schemas import Transport, WorkerCounts, WorkerView
 from holdfast_core.states import JobPhase, JobStatus, WorkerState
 
-__all__ = ["Seen", "counts", "fleet", "write_presence"]
+__all__ = ["Described", "Seen", "counts", "fleet", "write_presence"]
 
 #: A worker is connected if it was seen within this, or within three of its own intervals.
 CONNECTED_SECONDS: Final = 30.0
@@ -29,6 +29,16 @@ FLEET_SHOWN: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class Described:
+    """What a worker has said of itself; None where it has not."""
+
+    types: tuple[str, ...] | None = None
+    slots: int | None = None
+    runtime: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What is known of a worker from its latest request. `age_seconds`: how long ago that was."""
 
@@ -39,6 +49,7 @@ class Seen:
     observed_version: int | None
     interval_seconds: float
     age_seconds: float
+    described: Described = Described()
 
 
 _seen_at = Now(-bindparam("age_seconds", type_=Float()))
@@ -105,6 +116,9 @@ def _upsert(dialect: str) -> Any:
                 else_=new.observed_version,
             ),
             "interval_seconds": new.interval_seconds,
+            # What is left out stays as it was said.
+            **{name: func.coalesce(new[name], workers.c[name]) for name in ("slots", "runtime", "version")},
+            "types": new.types,
             "last_seen_at": case(
                 (workers.c.last_seen_at > new.last_seen_at, workers.c.last_seen_at), else_=new.last_seen_at
             ),
@@ -130,6 +144,10 @@ def write_presence(connection: Connection, seen: list[Seen]) -> None:
                 "observed_version": worker.observed_version,
                 "interval_seconds": worker.interval_seconds,
                 "age_seconds": worker.age_seconds,
+                "types": None if worker.described.types is None else list(worker.described.types),
+                "slots": worker.described.slots,
+                "runtime": worker.described.runtime,
+                "version": worker.described.version,
             }
             for worker in sorted(seen, key=lambda w: w.worker_id)
         ],
@@ -163,6 +181,10 @@ def fleet(connection: Connection) -> list[WorkerView]:
             jobs=[job_id for job_id, _ in held[row.id]],
             last_seen_at=row.last_seen_at,
             observed_version=row.observed_version,
+            types=row.types,
+            slots=row.slots,
+            runtime=row.runtime,
+            version=row.version,
         )
         for row in connection.execute(_FLEET)
     ]

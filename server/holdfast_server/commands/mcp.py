@@ -37,8 +37,8 @@ def _serve(database_url: str | None) -> None:
 
     import anyio
 
-    from holdfast_server.compose import open_services
     from holdfast_core.telemetry import configure_logs
+    from holdfast_server.compose import open_services
     from holdfast_server.mcp import build_mcp_server, serve_stdio
 
     configure_logs(settings.log_format)
@@ -64,7 +64,6 @@ def _forward(url: str) -> None:
         if (error.name or "").startswith("holdfast"):
             raise
         raise click.ClickException(f"`holdfast mcp --url` needs {error.name}: {_INSTALL_LINE}") from None
-    from holdfast_core.settings import Settings
     from holdfast_core.telemetry import configure_logs
 
     with failures_in_one_line(exit_code=2):

@@ -34,11 +34,11 @@ def main() -> None:
             os.write(answers, json.dumps(said).encode() + b"\n")
 
     from holdfast_core.settings import load_settings
+    from holdfast_core.telemetry import configure_logs
     from holdfast_server.commands import cause_of
     from holdfast_server.commands.tls import server_context
     from holdfast_server.commands.web import run_server
     from holdfast_server.compose import create_application
-    from holdfast_core.telemetry import configure_logs
 
     try:
         settings = load_settings(**told["options"])

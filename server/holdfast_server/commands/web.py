@@ -24,6 +24,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast_core.errors import Unavailable
+from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
 
 __all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "run_server"]
 
@@ -31,6 +32,8 @@ __all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "run_server"]
 GRACEFUL_SECONDS: Final = 2
 #: Idle connections are kept for longer than a worker sleeps between two claims.
 KEEP_ALIVE_SECONDS: Final = 30
+#: How often a push session is asked whether it lives, and how long it has to answer.
+WS_PING_SECONDS: Final = 20.0
 
 
 def run_server(
@@ -53,6 +56,12 @@ def run_server(
         server_header=False,
         proxy_headers=False,
         workers=1,
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_ping_interval=WS_PING_SECONDS,
+        ws_ping_timeout=WS_PING_SECONDS,
+        # Compression keeps a window for each connection, and frames are short.
+        ws_per_message_deflate=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         ssl_context_factory=None if tls is None else _always(tls),
