@@ -1,6 +1,7 @@
 # Needs Python 3.11 or later, with its venv module, and make. Each target installs what it needs into .venv.
 
 PYTHON ?= python3
+TEST_PROCESSES ?= 3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -21,8 +22,9 @@ help:
 demo: .venv/.server
 	.venv/bin/holdfast demo $(ARGS)
 
+# By file, so that what a file shares is set up once. Most tests wait for processes: three at a time keep two cores busy.
 test: .venv/.dev .clients/.node
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 # What is too long for each run: outages of two minutes.
 soak: .venv/.dev
@@ -59,7 +61,7 @@ wheel: .venv/bin/python
 constraints:
 	$(call check_python)
 	$(PYTHON) -m venv --clear .venv-constraints
-	.venv-constraints/bin/python -m pip --disable-pip-version-check --quiet install '.[mcp,server,dev]'
+	.venv-constraints/bin/python -m pip --disable-pip-version-check --quiet install '.[mcp,server,tray,dev]'
 	{ echo "# Written by make constraints: exact versions of everything that the development environment holds."; \
 	  .venv-constraints/bin/python -m pip --disable-pip-version-check list --format=freeze \
 	    --exclude holdfast --exclude pip --exclude setuptools --exclude wheel; } > .venv-constraints/constraints.txt
@@ -79,7 +81,7 @@ clean:
 	touch $@
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) install -c constraints.txt -e '.[mcp,server,dev]'
+	$(PIP) install -c constraints.txt -e '.[mcp,server,tray,dev]'
 	touch $@ .venv/.server
 
 # Other people's clients, which tests/clients runs against us. Node itself came with .venv/.dev.

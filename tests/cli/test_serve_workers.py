@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from holdfast_server.commands.web import GRACEFUL_SECONDS
 from support.reaper import reaper
 from support.servers import Server, start_server
 
@@ -160,8 +161,7 @@ def test_ctrl_c_again_does_not_wait_for_the_calls_in_flight(sqlite_url: str) -> 
         server.process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         assert server.process.wait(PATIENCE) == 0
-        # In order it takes the two seconds that calls in flight are given.
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < GRACEFUL_SECONDS, "as long as calls in flight are given in order"
         held.result(PATIENCE)
 
 

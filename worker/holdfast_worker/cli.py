@@ -33,6 +33,9 @@ _CLIENT_VERBS: Final = (
     "blockers",
     "workers",
     "watch",
+    "worker",
+    "checkpoint",
+    "hook",
     "demo",
     "completion",
 )

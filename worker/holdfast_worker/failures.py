@@ -19,7 +19,7 @@ from holdfast_core import errors
 from holdfast_core.errors import FieldError, HoldfastError, Unavailable
 from holdfast_core.schemas import Problem
 
-__all__ = ["ServerUnreachable", "UnexpectedAnswer", "UntrustedServer", "failure_of"]
+__all__ = ["ServerUnreachable", "UnexpectedAnswer", "UntrustedServer", "error_of", "failure_of"]
 
 #: Statuses by which a gateway in front says that it did not reach the server.
 _GATEWAY_STATUSES: Final = frozenset({502, 503, 504})
@@ -84,6 +84,14 @@ def failure_of(url: str, status: int, headers: Mapping[str, str], body: bytes) -
         version=problem.version,
         retry_after=seconds,
     )
+
+
+def error_of(code: str, detail: str) -> HoldfastError:
+    """The exception that stands for a refusal of which only the code and a text came: a frame's or a tool's."""
+    kind = _known_kinds().get(code, HoldfastError)
+    if kind.code != code:
+        kind = type(kind.__name__, (kind,), {"code": code})
+    return kind(detail)
 
 
 def _without_problem(url: str, status: int, headers: Mapping[str, str], seconds: int | None) -> HoldfastError:

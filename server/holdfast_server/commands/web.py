@@ -5,7 +5,8 @@ What differs from plain uvicorn:
 - A signal ends the process with exit code 0.
 - Calls that still run when their time is up (long polls, mostly) are cancelled, as uvicorn does, but they
   are then answered 503 instead of failing with a traceback, and waited for before the services close,
-  since a cancelled claim has a job to give back.
+  since a cancelled claim has a job to give back. Push sessions are closed with 1012 at once.
+- A worker that does not read the end of its push session is cut off.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from holdfast_core.errors import Unavailable
 from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
@@ -34,6 +36,8 @@ GRACEFUL_SECONDS: Final = 2
 KEEP_ALIVE_SECONDS: Final = 30
 #: How often a push session is asked whether it lives, and how long it has to answer.
 WS_PING_SECONDS: Final = 20.0
+#: How long what is left of a push session may take to be read, once it has ended.
+CUT_OFF_SECONDS: Final = 15.0
 
 
 def run_server(
@@ -56,7 +60,7 @@ def run_server(
         server_header=False,
         proxy_headers=False,
         workers=1,
-        ws="websockets-sansio",
+        ws=_SessionProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_ping_interval=WS_PING_SECONDS,
         ws_ping_timeout=WS_PING_SECONDS,
@@ -110,6 +114,24 @@ class _Server(uvicorn.Server):
             await asyncio.wait(self.server_state.tasks, timeout=GRACEFUL_SECONDS)
 
 
+class _SessionProtocol(WebSocketsSansIOProtocol):
+    """Without this, a peer that stops reading would keep its connection, and what waits in it, for ever."""
+
+    _cut_off: asyncio.TimerHandle | None = None
+
+    async def run_asgi(self) -> None:
+        try:
+            await super().run_asgi()
+        finally:
+            if not self.disconnected:
+                self._cut_off = self.loop.call_later(CUT_OFF_SECONDS, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+
+
 class _Lifespan:
     """Stands in front of the app, and keeps what its lifespan raised."""
 
@@ -148,6 +170,13 @@ class _CutOff:
         self._server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            try:
+                await self._app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self._server.should_exit:
+                    raise
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

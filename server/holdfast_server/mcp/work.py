@@ -223,6 +223,10 @@ WORK_TOOLS: Final[tuple[Tool[Any], ...]] = (
         words={
             "workerId": WORKER_ID,
             "autoEnabled": "False while your worker is paused locally and takes nothing new.",
+            "types": "The job types that you take, at most 64; null: any.",
+            "slots": "How many jobs you run at once, 1 to 1,024.",
+            "runtime": "What you run on, at most 200 characters.",
+            "version": "Your own version, at most 200 characters.",
             "workerCapabilities": CAPABILITIES,
             "observedVersion": OBSERVED_VERSION,
         },

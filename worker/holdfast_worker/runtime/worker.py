@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import structlog
-from anyio import CancelScope, create_task_group, move_on_after, open_signal_receiver, sleep
+from anyio import CancelScope, Event, create_task_group, move_on_after, open_signal_receiver, sleep
 
 from holdfast_core import __version__
 from holdfast_core.errors import (
@@ -31,6 +31,7 @@ from holdfast_core.errors import (
 )
 from holdfast_core.schemas import Job as ClaimedJob
 from holdfast_core.schemas import LogLevel
+from holdfast_core.telemetry import configure_logs
 from holdfast_worker.failures import UnexpectedAnswer
 from holdfast_worker.runtime.backoff import Backoff
 from holdfast_worker.runtime.choices import checked_identity, checked_options, chosen_transport
@@ -61,6 +62,8 @@ PRESENCE_SECONDS: Final = 10.0
 CLAIM_AGAIN_SECONDS: Final = 10.0
 #: The pause between claims comes up to this part earlier or later.
 JITTER: Final = 0.1
+#: How long the claims that wait may take to be given up before a local pause is told.
+GIVEN_UP_SECONDS: Final = 1.0
 #: How often a worker that is to end looks whether a job has parked.
 STOP_LOOK_SECONDS: Final = 0.1
 #: How long outcomes may still be delivered once a worker has stopped its jobs to end.
@@ -128,6 +131,7 @@ class Worker:
         # Not by job: one that was lost here may be claimed here again, before the first run of it has ended.
         self._runs: set[JobRun] = set()
         self._claims: set[CancelScope] = set()
+        self._claim_ended = Event()
         self._surroundings: dict[str, str] = {"HOLDFAST_URL": self._address.base}
         self._started_at = datetime.now(UTC)
         self._unreachable = False
@@ -178,11 +182,14 @@ class Worker:
     # Its run
 
     def run(self) -> None:
-        """Run until SIGTERM or SIGINT, or `stop()`. A second signal stops running jobs, which go back.
+        """Run until SIGTERM or SIGINT, or `stop()`. A second signal stops running jobs, which go back. Logs go to
+        stderr, unless the program has configured structlog.
 
         Raises NotAuthenticated or NotAllowed where the server does not let the worker in, ConfigurationError where it
         cannot start here.
         """
+        if not structlog.is_configured():
+            configure_logs("json" if os.environ.get("HOLDFAST_LOG_FORMAT") == "json" else "console")
         anyio.run(self._run_with_signals)
 
     async def serve(self) -> None:
@@ -259,6 +266,8 @@ class Worker:
                 found = await self._transport.claim(wait_seconds=self._options.wait_seconds)
             finally:
                 self._claims.discard(scope)
+                ended, self._claim_ended = self._claim_ended, Event()
+                ended.set()
             self._tell_reachable()
             return found
         return None
@@ -305,6 +314,7 @@ class Worker:
         delays = Backoff(most=CLAIM_AGAIN_SECONDS)
         while True:
             revision = self._hold.revision
+            await self._claims_given_up()
             now = (self._hold.version, self._hold.locally_paused)
             if now != told or self._transport.idle_seconds >= PRESENCE_SECONDS:
                 try:
@@ -322,6 +332,12 @@ class Worker:
                 told = now
             with move_on_after(PRESENCE_SECONDS / 2):
                 await self._hold.changed(revision)
+
+    async def _claims_given_up(self) -> None:
+        """A claim says that its worker takes work: none may come behind the word that it does not."""
+        with move_on_after(GIVEN_UP_SECONDS):
+            while self._claims and not self._hold.takes_work:
+                await self._claim_ended.wait()
 
     async def _heed_local(self) -> None:
         """Give up the claims that wait once nothing new is to be taken."""

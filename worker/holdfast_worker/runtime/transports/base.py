@@ -6,11 +6,13 @@ where a repeat makes sense; LeaseLost, JobNotOwned, JobStateConflict and JobNotF
 NotAuthenticated and NotAllowed where the worker is not let in, which ends it.
 """
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+from holdfast_core import __version__
 from holdfast_core.schemas import Artifact, Job, LogLevel
 from holdfast_core.states import JobPhase
 
@@ -29,6 +31,16 @@ class Identity:
     types: tuple[str, ...] | None = None
     capabilities: tuple[str, ...] = ()
     slots: int = 1
+
+    @property
+    def described(self) -> dict[str, object]:
+        """What the fleet view shows of it beside its capabilities, as the API names it."""
+        return {
+            "types": None if self.types is None else list(self.types),
+            "slots": self.slots,
+            "runtime": f"python {platform.python_version()}",
+            "version": f"holdfast {__version__}",
+        }
 
 
 @dataclass(frozen=True)

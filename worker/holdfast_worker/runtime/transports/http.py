@@ -6,10 +6,10 @@ from typing import Any, Final, Literal, TypeVar
 from uuid import UUID, uuid4
 
 import httpx2
-from anyio import CancelScope, get_cancelled_exc_class, move_on_after, sleep, sleep_forever
+from anyio import CancelScope, get_cancelled_exc_class, move_on_after, sleep_forever
 from pydantic import ValidationError
 
-from holdfast_core.errors import HoldfastError, KeyReused
+from holdfast_core.errors import HoldfastError, KeyReused, Unavailable
 from holdfast_core.schemas import (
     Answer,
     Artifact,
@@ -30,8 +30,6 @@ __all__ = ["HttpTransport"]
 
 #: How long a claim that was cancelled may take to hand back what it got.
 HAND_BACK_SECONDS: Final = 5.0
-#: Between two looks for the answer of a claim that was lost on its way.
-ASK_AGAIN_SECONDS: Final = 1.0
 
 _A = TypeVar("_A", bound=Answer)
 
@@ -49,6 +47,8 @@ class HttpTransport:
         self._hold = hold
         self._spoke_at = float("-inf")
         self._connected = False
+        #: Ids of claims that may have got a job of which nothing has been heard.
+        self._unanswered: list[str] = []
         self.on_cancel: Callable[[UUID], None] | None = None  # heartbeats bring it
         self._http = httpx2.AsyncClient(
             base_url=address.base,
@@ -78,30 +78,23 @@ class HttpTransport:
                 await self._http.aclose()
 
     async def claim(self, *, wait_seconds: float) -> tuple[Job, float] | None:
-        """One job, or None. An answer that is lost on its way is asked for again."""
+        """One job, or None. A claim whose answer was lost is asked again, by the next call."""
         if not self._hold.takes_work:
             return None
-        request_id = uuid4().hex
+        request_id = self._unanswered.pop() if self._unanswered else uuid4().hex
         try:
-            return await self._claimed(request_id, wait_seconds)
+            return await self._claim(request_id, wait_seconds)
+        except KeyReused:
+            return None  # it had got a job, and lost it again
+        except Unavailable as error:
+            if not isinstance(error, ServerUnreachable) or error.sent:
+                self._unanswered.append(request_id)  # it may have got a job
+            raise
         except get_cancelled_exc_class():
             # A job may have been taken for the call that is gone: the same id finds it.
             with move_on_after(HAND_BACK_SECONDS, shield=True):
                 await self._hand_back(request_id)
             raise
-
-    async def _claimed(self, request_id: str, wait_seconds: float) -> tuple[Job, float] | None:
-        give_up = time.monotonic() + self._identity.lease_seconds
-        while True:
-            try:
-                return await self._claim(request_id, wait_seconds)
-            except KeyReused:
-                return None  # it had got a job, and lost it again
-            except ServerUnreachable as error:
-                if not error.sent or time.monotonic() > give_up:
-                    raise
-            wait_seconds = 0.0
-            await sleep(ASK_AGAIN_SECONDS)
 
     async def _claim(self, request_id: str, wait_seconds: float) -> tuple[Job, float] | None:
         identity = self._identity
@@ -184,6 +177,7 @@ class HttpTransport:
             "autoEnabled": not self._hold.locally_paused,
             "workerCapabilities": list(self._identity.capabilities),
             "observedVersion": self._hold.version,
+            **self._identity.described,
         }
         asked_at = time.monotonic()
         answer = await self._post(PresenceAnswer, "/api/queue/workers/heartbeat", body)
