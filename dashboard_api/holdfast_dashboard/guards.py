@@ -8,6 +8,7 @@ it. None of this needs a session to protect: it protects the machine.
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -36,6 +37,8 @@ _UPLOAD: Final = re.compile(r"/api/queue/jobs/[^/]+/artifacts/upload")
 _BATCH: Final = "/api/queue/jobs/batch"
 #: A name, an IPv4 address or an IPv6 address in brackets, and maybe a port. urlsplit alone lets more pass.
 _HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
+#: A WebSocket close code (RFC 6455).
+INTERNAL_ERROR: Final = 1011
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _SECURITY: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -71,11 +74,7 @@ class Guards:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in _SECURITY.items():
-                    headers.setdefault(name, value)
-                if not path.endswith(".css"):
-                    headers.setdefault("Cache-Control", "no-store")
+                _secure(message, cached=path.endswith(".css"))
             await send(message)
 
         answer: Response | None = None
@@ -100,8 +99,11 @@ class Guards:
         async def sending(message: Message) -> None:
             nonlocal begun
             begun = True
+            if message["type"] == "websocket.http.response.start":
+                _secure(message)
             await send(message)
 
+        answer: Response | None = None
         try:
             self._refuse_strangers(Headers(scope=scope))
             await self._app(scope, receive, sending)
@@ -109,12 +111,13 @@ class Guards:
             answer = problem(error)
         except Exception as error:
             answer = unexpected(error, scope["path"])
-            if begun:
-                await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
-        else:
+        if answer is None:
             return
-        if not begun:
-            await WebSocket(scope, receive, send).send_denial_response(answer)
+        if begun:
+            with suppress(Exception):  # it may be closed already
+                await send({"type": "websocket.close", "code": INTERNAL_ERROR, "reason": "internal error"})
+        else:
+            await WebSocket(scope, receive, sending).send_denial_response(answer)
 
     def _refuse(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -143,6 +146,15 @@ class Guards:
             raise ForeignOrigin("A web page of another site sent this request. Only our own pages may.")
         if "cross-site" in _values(headers.getlist("sec-fetch-site")):
             raise ForeignOrigin("Another site sent this request through a browser. Only our own pages may.")
+
+
+def _secure(message: Message, *, cached: bool = False) -> None:
+    """Put the headers on an answer that every one has."""
+    headers = MutableHeaders(scope=message)
+    for name, value in _SECURITY.items():
+        headers.setdefault(name, value)
+    if not cached:
+        headers.setdefault("Cache-Control", "no-store")
 
 
 def _media_type(path: str) -> str:

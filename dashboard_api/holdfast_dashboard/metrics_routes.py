@@ -67,6 +67,11 @@ class _Collector(Collector):
             "Running jobs whose claim committed after the pause: must stay 0.",
             value=self._services.watch.violations,
         )
+        yield GaugeMetricFamily(
+            "holdfast_worker_sessions",
+            "Push sessions that are open here.",
+            value=len(self._services.sessions),
+        )
         yield from _of_process(self._services.counters.counts)
 
 
@@ -122,6 +127,17 @@ def _of_process(counts: Mapping[Counted, int]) -> Iterator[Metric]:
     ):
         outcomes.add_metric([outcome], count)
     yield outcomes
+    offers = CounterMetricFamily(
+        "holdfast_offers", "Jobs that were claimed for push sessions.", labels=["outcome"]
+    )
+    for outcome, count in (
+        ("accepted", counts.get("offers_accepted", 0)),
+        ("rejected", counts.get("offers_rejected", 0)),
+        ("unanswered", counts.get("offers_unanswered", 0)),
+        ("withdrawn", counts.get("offers_withdrawn", 0)),
+    ):
+        offers.add_metric([outcome], count)
+    yield offers
     rest: tuple[tuple[str, Counted, str], ...] = (
         ("holdfast_jobs_enqueued", "jobs_enqueued", "Jobs that were added."),
         ("holdfast_heartbeats", "heartbeats", "Heartbeats of jobs."),
@@ -130,6 +146,11 @@ def _of_process(counts: Mapping[Counted, int]) -> Iterator[Metric]:
             "holdfast_leases_expired_while_paused",
             "leases_expired_while_paused",
             "Leases that ran out while paused.",
+        ),
+        (
+            "holdfast_checkpoint_timeouts",
+            "checkpoint_timeouts",
+            "Jobs that reached no checkpoint within a quiesce's time limit.",
         ),
         ("holdfast_worker_pause_pause", "pauses", "Pauses and changes of a pause that were made."),
         ("holdfast_worker_pause_resume", "resumes", "Resumes that were made."),

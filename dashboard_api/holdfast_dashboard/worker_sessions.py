@@ -2,109 +2,97 @@
 
 from typing import Final
 
-import structlog
 from anyio import create_task_group, fail_after
-from anyio.streams.memory import MemoryObjectReceiveStream
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from holdfast_core.errors import FieldError, InvalidRequest, UpgradeRequired
+from holdfast_core.errors import FieldError, InvalidRequest, NotFound, UpgradeRequired
 from holdfast_core.schemas import Name
-from holdfast_core.schemas.sessions import MAX_FRAME_BYTES, SUBPROTOCOL
-from holdfast_core.services import Closed, Outgoing, Session
+from holdfast_core.schemas.sessions import SUBPROTOCOL
+from holdfast_core.services import Closed, Outbox, Session
 from holdfast_dashboard.context import Context
+from holdfast_dashboard.problems import problem
 
-__all__ = ["session_routes"]
-
-log = structlog.get_logger(__name__)
+__all__ = ["SEND_SECONDS", "session_routes"]
 
 PATH: Final = "/api/queue/workers/{worker_id}/connect"
-#: How long a worker may take to say hello, and how many of its own intervals it may be silent.
-HELLO_SECONDS: Final = 10.0
-SILENT_INTERVALS: Final = 3
+#: A worker that does not read a frame for so long is gone.
+SEND_SECONDS: Final = 10.0
 #: WebSocket close codes (RFC 6455).
 GOING_AWAY: Final = 1001
 UNSUPPORTED: Final = 1003
-POLICY_VIOLATION: Final = 1008
-TOO_BIG: Final = 1009
-TRY_AGAIN_LATER: Final = 1013
 
 _NAME: Final = TypeAdapter[str](Name)
 
 
 def session_routes(context: Context) -> list[BaseRoute]:
-    """The route on which workers connect, and what a plain request gets there."""
+    """The route on which workers connect, what a plain request gets there, and what a WebSocket gets elsewhere."""
 
     async def connect(websocket: WebSocket) -> None:
         worker_id = _worker_id(websocket.path_params["worker_id"])
         if SUBPROTOCOL not in websocket.scope["subprotocols"]:
-            raise UpgradeRequired(
-                f"Offer the WebSocket subprotocol {SUBPROTOCOL}: it is what this server speaks."
+            raise InvalidRequest.of(
+                FieldError(
+                    "Sec-WebSocket-Protocol", f"must offer {SUBPROTOCOL}: it is what this server speaks"
+                )
             )
-        caller = context.caller(websocket)
-        async with context.services.sessions.open(caller, worker_id) as (session, outgoing):
+        async with context.services.sessions.open(context.caller(websocket), worker_id) as session:
             await websocket.accept(subprotocol=SUBPROTOCOL)
             async with create_task_group() as tasks:
-                tasks.start_soon(_write, websocket, outgoing)
-                try:
-                    await _read(websocket, session)
-                finally:
-                    session.over = True
-                    tasks.cancel_scope.cancel()
+                tasks.start_soon(_read, websocket, session)
+                await _write(websocket, session.outbox)
+                tasks.cancel_scope.cancel()
 
     async def plain(request: Request) -> Response:
-        raise UpgradeRequired("A worker connects here by WebSocket.")
+        answer = problem(
+            UpgradeRequired(f"Workers connect here by WebSocket, with the subprotocol {SUBPROTOCOL}.")
+        )
+        answer.headers["Upgrade"] = "websocket"  # as RFC 9110, 15.5.22 asks for
+        return answer
 
-    return [WebSocketRoute(PATH, connect), Route(PATH, plain, include_in_schema=False)]
+    async def nothing(websocket: WebSocket) -> None:
+        raise NotFound("There is no WebSocket at this address.")
+
+    return [
+        WebSocketRoute(PATH, connect),
+        Route(PATH, plain, include_in_schema=False),
+        WebSocketRoute("/{path:path}", nothing),
+    ]
 
 
 async def _read(websocket: WebSocket, session: Session) -> None:
-    """What the worker says, until it or we have closed."""
-    patience = HELLO_SECONDS
-    while not session.over:
+    """Hand in what the worker says, until one of us has closed."""
+    outbox = session.outbox
+    while not outbox.over:
         try:
-            with fail_after(patience):
-                raw = await websocket.receive_text()
-        except WebSocketDisconnect:
-            return
-        except KeyError:  # a binary frame
-            session.close(Closed(UNSUPPORTED, "frames are text"))
-            break
+            with fail_after(session.patience):
+                message = await websocket.receive()
         except TimeoutError:
-            session.close(Closed(GOING_AWAY, "nothing was heard of the worker"))
-            break
-        if len(raw) > MAX_FRAME_BYTES:
-            session.close(Closed(TOO_BIG, "the frame is too large"))
-            break
-        await session.handle(raw)
-        patience = SILENT_INTERVALS * session.heartbeat_seconds
-    await _closed(websocket)
+            outbox.end(Closed(GOING_AWAY, "nothing was heard of the worker"))
+            return
+        if message["type"] != "websocket.receive":
+            outbox.end(None)
+        elif (text := message.get("text")) is None:
+            outbox.end(Closed(UNSUPPORTED, "frames are text"))
+        else:
+            await session.handle(text)
 
 
-async def _closed(websocket: WebSocket) -> None:
-    """We have closed: wait for the other side to agree, for a moment."""
+async def _write(websocket: WebSocket, outbox: Outbox) -> None:
+    """Send what the session has to say, in its order, and close as it says. Returns at once where the worker has
+    gone, or does not read."""
     try:
-        with fail_after(HELLO_SECONDS):
-            while websocket.application_state is not WebSocketState.DISCONNECTED:
-                await websocket.receive()
-    except (TimeoutError, WebSocketDisconnect, RuntimeError):
+        async for frame in outbox.frames():
+            with fail_after(SEND_SECONDS):
+                await websocket.send_text(frame.model_dump_json())
+        if outbox.closed is not None:
+            with fail_after(SEND_SECONDS):
+                await websocket.close(outbox.closed.code, outbox.closed.reason)
+    except (WebSocketDisconnect, TimeoutError):
         return
-
-
-async def _write(websocket: WebSocket, outgoing: MemoryObjectReceiveStream[Outgoing]) -> None:
-    """What the session has to say, in its order."""
-    try:
-        async for frame in outgoing:
-            if isinstance(frame, Closed):
-                await websocket.close(frame.code, frame.reason)
-                return
-            await websocket.send_text(frame.model_dump_json())
-        await websocket.close(TRY_AGAIN_LATER, "frames are not read fast enough")
-    except (WebSocketDisconnect, RuntimeError):
-        return  # gone in this moment; the reader notices, too
 
 
 def _worker_id(given: str) -> str:

@@ -34,16 +34,17 @@ async def fill(database: Database) -> None:
     await database.write(lambda c: c.execute(insert(jobs), [{**row, "id": uuid7()} for _ in range(QUEUED)]))
 
 
+@pytest.mark.parametrize("avoid", [0, 3, 256])
 @pytest.mark.parametrize("types", [None, ("t", "u")])
 async def test_a_claim_walks_its_index_though_no_statistics_were_taken(
-    postgres_database_url: str, types: tuple[str, ...] | None
+    postgres_database_url: str, types: tuple[str, ...] | None, avoid: int
 ) -> None:
     async with core(postgres_database_url) as (_, database):
         await fill(database)
-        claim = Claim("w", 60, "x", types, ())
+        claim = Claim("w", 60, "x", types, (), avoid=tuple(uuid7() for _ in range(avoid)))
 
         def explained(connection: Connection) -> str:
-            statement = claim_statement(by_type=types is not None, repeatable=True)
+            statement = claim_statement(by_type=types is not None, repeatable=True, avoiding=avoid > 0)
             compiled = statement.compile(dialect=connection.dialect)
             values = compiled.construct_params(claim.arguments())
             bound = {

@@ -29,7 +29,7 @@ from sqlalchemy import (
     true,
 )
 
-from holdfast_core.db.types import JSON_LIST, UTC_TIME, UUID_TEXT
+from holdfast_core.db.types import JSON_LIST, JSON_LIST_OR_NULL, UTC_TIME, UUID_TEXT
 from holdfast_core.states import TERMINAL, JobPhase, JobStatus, PauseAction, PauseMode
 
 __all__ = [
@@ -272,7 +272,7 @@ workers: Final = Table(
     # The push session that it opened last: an older one, wherever it is, is over.
     Column("session_id", UUID_TEXT),
     # What it has said of itself; null where it has not.
-    Column("types", JSON_LIST),
+    Column("types", JSON_LIST_OR_NULL),
     Column("slots", Integer),
     Column("runtime", String(200)),
     Column("version", String(200)),

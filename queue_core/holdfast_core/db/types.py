@@ -26,7 +26,17 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["JSON_LIST", "SQLITE_NOW", "UTC_TIME", "UUID_TEXT", "Now", "columns", "from_text", "to_text"]
+__all__ = [
+    "JSON_LIST",
+    "JSON_LIST_OR_NULL",
+    "SQLITE_NOW",
+    "UTC_TIME",
+    "UUID_TEXT",
+    "Now",
+    "columns",
+    "from_text",
+    "to_text",
+]
 
 #: The function that every SQLite connection of ours carries: the transaction's time plus some seconds.
 SQLITE_NOW: Final = "holdfast_now"
@@ -91,6 +101,8 @@ UTC_TIME: Final = _UtcTime()
 UUID_TEXT: Final = _UuidText()
 #: A list of names that is also searched, so jsonb where there is one.
 JSON_LIST: Final = JSON().with_variant(JSONB(), "postgresql")
+#: The same where there may be none.
+JSON_LIST_OR_NULL: Final = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class Now(ColumnElement[datetime]):

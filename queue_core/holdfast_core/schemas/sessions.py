@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from holdfast_core.errors import FieldError, InvalidRequest
 from holdfast_core.schemas.base import (
@@ -71,6 +71,7 @@ __all__ = [
     "WelcomeFrame",
     "WorkerCapabilities",
     "WorkerFrame",
+    "marks_of",
     "parse_server_frame",
     "parse_worker_frame",
 ]
@@ -132,7 +133,7 @@ class HelloFrame(WorkerFrame):
     capabilities: WorkerCapabilities
     lease_seconds: LeaseSeconds
     observed_version: Version | None = None
-    jobs: Annotated[list[HeldJob], Field(max_length=MAX_HELD)] = Field(default_factory=list)
+    jobs: Annotated[list[HeldJob], Field(max_length=MAX_HELD)] = Field(default_factory=list[HeldJob])
 
 
 class HeartbeatFrame(WorkerFrame):
@@ -141,7 +142,9 @@ class HeartbeatFrame(WorkerFrame):
     type: Literal["heartbeat"] = "heartbeat"
     capabilities: WorkerCapabilities | None = Field(default=None, description="Null: as before.")
     observed_version: Version | None = None
-    jobs: Annotated[list[HeldJobState], Field(max_length=MAX_HELD)] = Field(default_factory=list)
+    jobs: Annotated[list[HeldJobState], Field(max_length=MAX_HELD)] = Field(
+        default_factory=list[HeldJobState]
+    )
 
 
 class ReadyFrame(WorkerFrame):
@@ -382,6 +385,30 @@ def parse_worker_frame(raw: str | bytes) -> tuple[WorkerFrame, list[str]]:
     if model is None:
         raise InvalidRequest.of(FieldError("type", f"is none of {', '.join(WORKER_FRAMES)}"))
     return parse_request(model, raw)
+
+
+_MARKS: Final[Mapping[str, tuple[str, TypeAdapter[Any]]]] = {
+    "ref": ("ref", TypeAdapter(RequestId)),
+    "jobId": ("job_id", TypeAdapter(UUID)),
+    "leaseToken": ("lease_token", TypeAdapter(LeaseToken)),
+}
+
+
+def marks_of(raw: str | bytes) -> dict[str, Any]:
+    """By what the sender of a malformed frame knows its answer again: `ref`, `job_id` and `lease_token`, as far as
+    they can be read."""
+    found: dict[str, Any] = {}
+    try:
+        plain = json.loads(raw)
+    except (ValueError, RecursionError):
+        return found
+    if isinstance(plain, dict):
+        for name, (field, kind) in _MARKS.items():
+            try:
+                found[field] = kind.validate_python(cast("dict[str, Any]", plain)[name])
+            except (KeyError, ValidationError):
+                continue
+    return found
 
 
 def parse_server_frame(raw: str | bytes) -> ServerFrame | None:

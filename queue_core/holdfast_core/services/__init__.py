@@ -14,6 +14,7 @@ from holdfast_core.db import Database
 from holdfast_core.gate import GateCache
 from holdfast_core.services.artifacts import ArtifactService
 from holdfast_core.services.blockers import BlockerService
+from holdfast_core.services.checkpoints import CheckpointWatch
 from holdfast_core.services.claims import ClaimService
 from holdfast_core.services.counters import Counted, Counters
 from holdfast_core.services.feed import FeedEvent, FeedService
@@ -22,9 +23,10 @@ from holdfast_core.services.history import HistoryService
 from holdfast_core.services.jobs import JobService
 from holdfast_core.services.leases import LeaseService, OutcomeService
 from holdfast_core.services.logs import LogService
+from holdfast_core.services.outbox import Closed, Outbox
 from holdfast_core.services.pause import PauseService
 from holdfast_core.services.presence import Presence
-from holdfast_core.services.session import Closed, Outgoing, Session
+from holdfast_core.services.session import Session
 from holdfast_core.services.sessions import SessionService
 from holdfast_core.services.snapshots import Snapshots
 from holdfast_core.services.sweep import Sweeper
@@ -48,8 +50,8 @@ __all__ = [
     "JobService",
     "LeaseService",
     "LogService",
+    "Outbox",
     "OutcomeService",
-    "Outgoing",
     "PauseService",
     "Readiness",
     "Services",
@@ -88,6 +90,7 @@ class Services:
     snapshots: Snapshots
     sweeper: Sweeper
     upkeep: Upkeep
+    checkpoints: CheckpointWatch
     presence: Presence
     waiters: Waiters
 
@@ -107,6 +110,7 @@ async def run_services(
     sweeper = Sweeper(database, bus, cache, counters, settings, clock)
     artifacts = ArtifactService(database, presence, settings)
     upkeep = Upkeep(database, bus, cache, artifacts, settings, clock)
+    checkpoints = CheckpointWatch(database, bus, cache, counters, settings)
     claims = ClaimService(database, bus, cache, watch, waiters, presence, counters, clock)
     leases = LeaseService(database, bus, watch, presence, counters, settings, clock)
     outcomes = OutcomeService(database, bus, cache, presence, counters, settings)
@@ -132,6 +136,7 @@ async def run_services(
         snapshots=snapshots,
         sweeper=sweeper,
         upkeep=upkeep,
+        checkpoints=checkpoints,
         presence=presence,
         waiters=waiters,
     )
@@ -148,9 +153,11 @@ async def run_services(
             upkeep.run,
             services.pause.run_timer,
             services.history.run,
-            services.sessions.run_system,
-            services.sessions.run_cancels,
-            services.sessions.run_superseded,
+            services.sessions.beside.run_system,
+            services.sessions.beside.run_cancels,
+            services.sessions.beside.run_superseded,
+            services.sessions.handbacks.run,
+            checkpoints.run,
         ):
             tasks.start_soon(_go_on, task)
         try:

@@ -16,7 +16,7 @@ from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
 from holdfast_core.errors import HoldfastError, KeyReused, StoreUnavailable
 from holdfast_core.gate import GateCache
-from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Transport
+from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Job, Transport
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.tokens import hash_token, mint_token
@@ -81,11 +81,25 @@ class ClaimService:
         return answer
 
     async def offer(self, request: ClaimRequest, *, avoid: tuple[UUID, ...] = ()) -> ClaimAnswer:
-        """A claim on behalf of a worker that has said that it is ready: by the same way, but its presence is its
-        session's to tell. `avoid`: jobs that it has turned down a moment ago."""
+        """A claim for a worker that has said that it is ready: by the same way, but its presence is its session's to
+        tell, and nobody asked where there is nothing. `avoid`: jobs that it is not to get."""
         answer = await self._claim(request, avoid)
-        self._counters.add("claims_granted" if answer.job is not None else "claims_empty")
+        if answer.job is not None:
+            self._counters.add("claims_granted")
         return answer
+
+    async def give_back(self, job: Job, reason: str) -> None:
+        """A job that was taken for somebody who is not to have it goes back to its place, no attempt used, by the
+        token of that very claim. Nothing where that is over. Raises StoreUnavailable."""
+        assert job.claimed_by is not None
+        assert job.lease_token is not None
+        worker_id, token_hash = job.claimed_by, hash_token(job.lease_token)
+        row = await self._database.write(lambda c: leases.give_back(c, job.id, worker_id, token_hash))
+        if row is not None:
+            self._bus.announce("jobs")
+            if self._cache.paused() is not None:
+                self._bus.announce("running")  # somebody waits for the drain
+            log.info("claim_given_back", job_id=str(job.id), worker_id=worker_id, reason=reason)
 
     async def _claim(self, request: ClaimRequest, avoid: tuple[UUID, ...] = ()) -> ClaimAnswer:
         arrived_at = self._clock.monotonic()
@@ -105,7 +119,7 @@ class ClaimService:
         if request.wait_seconds <= 0:
             return _answer(await self._take(claim, token, arrived_at))
         # In the row before the first look, so that work which comes in between is not missed.
-        with self._waiters.join((claim.types, claim.capabilities)) as waiter:
+        with self._waiters.join((claim.types, claim.capabilities, claim.avoid)) as waiter:
             return await self._wait(claim, token, waiter, arrived_at, deadline)
 
     async def _wait(
@@ -161,22 +175,13 @@ class ClaimService:
                 await checkpoint_if_cancelled()
             except get_cancelled_exc_class():
                 with CancelScope(shield=True):
-                    await self._give_back(claim, taken.job.id)
+                    try:
+                        await self.give_back(taken.job, "its caller was gone before the answer")
+                    except HoldfastError as error:
+                        # The lease runs out in its time.
+                        log.warning("claim_not_given_back", job_id=str(taken.job.id), cause=error.detail)
                 raise
         return taken
-
-    async def _give_back(self, claim: store.Claim, job_id: UUID) -> None:
-        """The caller is gone before it had its answer: the job goes back, with the token of this very call."""
-        try:
-            await self._database.write(
-                lambda connection: leases.give_back(connection, job_id, claim.worker_id, claim.token_hash)
-            )
-        except HoldfastError as error:
-            # The lease runs out in its time.
-            log.warning("claim_not_given_back", job_id=str(job_id), cause=error.detail)
-        else:
-            self._bus.announce("jobs")
-            log.info("claim_given_back", job_id=str(job_id), worker_id=claim.worker_id)
 
 
 def _answer(taken: store.Taken) -> ClaimAnswer:

@@ -18,12 +18,12 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
 from holdfast_core.errors import Unavailable
-from holdfast_core.schemas import Answer, ControlEvent, Metrics, System
+from holdfast_core.schemas import Answer, ControlEvent, Metrics
 from holdfast_core.services.snapshots import Snapshots
-from holdfast_core.states import PauseAction
+from holdfast_core.services.versions import system_after
 from holdfast_core.store.pause import events_after, made_at
 
-__all__ = ["FeedEvent", "FeedService", "system_after"]
+__all__ = ["FeedEvent", "FeedService"]
 
 #: Followers of one process.
 MAX_FOLLOWERS: Final = 1_000
@@ -112,19 +112,3 @@ class FeedService:
 def _told_apart(metrics: Metrics) -> Metrics:
     # Ages grow by themselves; that alone is no news.
     return metrics.model_copy(update={"oldest_queued_seconds": None, "measured_at": None})
-
-
-def system_after(before: System, event: ControlEvent) -> System:
-    """What the pause was once this event had changed it, from what it was before."""
-    paused = event.action is PauseAction.PAUSE
-    return System(
-        workers_paused=paused,
-        mode=event.mode if paused else None,
-        reason=event.reason if paused else None,
-        version=event.version,
-        requested_by_user_id=event.actor_user_id,
-        requested_by=event.actor,
-        requested_at=(before.requested_at or event.created_at) if paused else None,
-        updated_at=event.created_at,
-        resume_at=event.resume_at if paused else None,
-    )

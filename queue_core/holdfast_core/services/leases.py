@@ -1,6 +1,7 @@
 """Heartbeats and outcomes: what the holder of a job says. None of this waits for the gate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,13 +21,15 @@ from holdfast_core.schemas import (
     HeartbeatRequest,
     Job,
     ReleaseRequest,
+    System,
     Transport,
 )
+from holdfast_core.schemas.sessions import HeldJobState
 from holdfast_core.services.counters import Counted, Counters
 from holdfast_core.services.holders import Verb, repeated, why_not
 from holdfast_core.services.jobs import job_uuid
 from holdfast_core.services.presence import Presence
-from holdfast_core.services.tokens import fence
+from holdfast_core.services.tokens import fence, hash_token
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.settings import Settings
 from holdfast_core.states import JobStatus
@@ -34,7 +37,7 @@ from holdfast_core.store import leases as store
 from holdfast_core.store.jobs import find, job_from
 from holdfast_core.store.pause import read_system
 
-__all__ = ["LeaseService", "OutcomeService"]
+__all__ = ["HEARTBEATS_A_LEASE", "Beats", "LeaseService", "OutcomeService"]
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,15 @@ _COUNTED: Final[Mapping[Verb, Counted]] = {
     "release": "jobs_release",
     "cancel_ack": "jobs_cancel_ack",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """What became of one heartbeat for several jobs: each of them as it is now (without its payload), or None where
+    that claim is over; in the order in which they were named. `system` is from the same transaction."""
+
+    jobs: list[Job | None]
+    system: System
 
 
 class LeaseService:
@@ -102,6 +114,45 @@ class LeaseService:
         if request.phase is not None and answer.system.workers_paused:
             self._bus.announce("running")  # somebody may wait for the last one to park
         return answer
+
+    async def heartbeat_all(
+        self, caller: Caller, worker_id: str, lease_seconds: int, held: Sequence[HeldJobState]
+    ) -> Beats:
+        """Extend the leases of several jobs of a worker, all in one transaction. Its presence is the caller's to
+        tell. Raises StoreUnavailable: then none of them has moved."""
+        requests = [_beat(worker_id, lease_seconds, job) for job in held]
+        # In the order of their ids, so that no two writers wait for each other in a circle.
+        order = sorted(range(len(held)), key=lambda number: held[number].job_id)
+        asked_at = self._clock.monotonic()
+
+        def work(connection: Connection) -> Beats:
+            found: dict[int, Job] = {}
+            for number in order:
+                job, request = held[number], requests[number]
+                row = store.heartbeat(connection, job.job_id, request, hash_token(job.lease_token))
+                if row is not None:
+                    found[number] = job_from(row, compact=True)
+            return Beats([found.get(number) for number in range(len(held))], read_system(connection))
+
+        lane = Lane.SINGLE if len(held) == 1 else Lane.PLAIN
+        beats = await self._database.write(work, lane=lane)
+        self._watch.learn(beats.system, asked_at=asked_at)
+        self._counters.add("heartbeats", sum(job is not None for job in beats.jobs))
+        if beats.system.workers_paused and any(job.phase is not None for job in held):
+            self._bus.announce("running")
+        return beats
+
+
+def _beat(worker_id: str, lease_seconds: int, job: HeldJobState) -> HeartbeatRequest:
+    return HeartbeatRequest.model_validate(
+        {
+            "workerId": worker_id,
+            "leaseSeconds": lease_seconds,
+            "phase": job.phase,
+            "checkpoint": job.checkpoint,
+            "progress": job.progress,
+        }
+    )
 
 
 class OutcomeService:

@@ -1,7 +1,7 @@
 """Who is there: kept in memory, written behind, never in the way of an answer."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -33,7 +33,7 @@ class _Known:
     capabilities: tuple[str, ...] = ()
     transport: Transport = "rest"
     auto_enabled: bool = True
-    described: Described = field(default_factory=Described)
+    described: Described | None = None
     observed: int | None = None
     #: The version of the last answer: seen, once the worker comes again, though it may not say so.
     answered: int | None = None

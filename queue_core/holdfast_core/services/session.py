@@ -1,34 +1,20 @@
-"""One push session: its frames in their order, each answered by what the services say."""
+"""One push session: its frames in their order, each answered by what the services say (CONTRACT section 6)."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, TypeVar, assert_never
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 from uuid import UUID
 
-from anyio import BrokenResourceError, ClosedResourceError, WouldBlock
-from anyio.streams.memory import MemoryObjectSendStream
+import structlog
+from anyio import Event, current_time, move_on_after
 
-from holdfast_core.callers import Caller
-from holdfast_core.clock import Clock
-from holdfast_core.errors import HoldfastError, InvalidRequest, LeaseLost
-from holdfast_core.schemas import (
-    CancelAckRequest,
-    CompleteRequest,
-    FailRequest,
-    HeartbeatRequest,
-    LogRequest,
-    ReleaseRequest,
-    System,
-    WorkerRequest,
-)
+from holdfast_core.errors import FieldError, HoldfastError, InternalError, InvalidRequest, LeaseLost
+from holdfast_core.schemas import System
 from holdfast_core.schemas.sessions import (
     AcceptedFrame,
     AcceptFrame,
     CancelFrame,
-    CompleteAckFrame,
     CompleteFrame,
     ErrorFrame,
-    FailAckFrame,
     FailFrame,
     HeartbeatAckFrame,
     HeartbeatFrame,
@@ -36,307 +22,245 @@ from holdfast_core.schemas.sessions import (
     HeldJobState,
     HelloFrame,
     LeaseState,
-    LogAckFrame,
     LogFrame,
     ReadyFrame,
     RejectFrame,
-    ReleaseAckFrame,
     ReleaseFrame,
     ServerFrame,
-    StoppedAckFrame,
     StoppedFrame,
     SystemFrame,
     WelcomeFrame,
     WorkerCapabilities,
     WorkerFrame,
+    marks_of,
     parse_worker_frame,
 )
-from holdfast_core.services.claims import ClaimService
 from holdfast_core.services.counters import Counters
-from holdfast_core.services.leases import HEARTBEATS_A_LEASE, LeaseService, OutcomeService
-from holdfast_core.services.logs import LogService
+from holdfast_core.services.holding import Holding
 from holdfast_core.services.offers import Offers
+from holdfast_core.services.outbox import Closed, Outbox
 from holdfast_core.services.presence import Presence
+from holdfast_core.services.watch import PauseWatch
 from holdfast_core.store.workers import Described
 
-__all__ = ["Closed", "Outgoing", "Session"]
+__all__ = ["HEARTBEAT_SECONDS", "HELLO_SECONDS", "MOST_MALFORMED", "SILENT_INTERVALS", "Session"]
 
+log = structlog.get_logger(__name__)
+
+#: How long a worker may take to say hello.
+HELLO_SECONDS: Final = 10.0
+#: How often a worker is to be heard of, at least, and for how many such intervals it may be silent.
+HEARTBEAT_SECONDS: Final = 10.0
+SILENT_INTERVALS: Final = 3
 #: Frames of a session that may be malformed before it is closed.
-MAX_MALFORMED: Final = 20
-#: A worker is to be heard of at least this often, in seconds.
-MOST_HEARTBEAT_SECONDS: Final = 10.0
-#: WebSocket close codes (RFC 6455).
+MOST_MALFORMED: Final = 20
+#: How old what an idle worker is told of the pause may be.
+RECENT_SECONDS: Final = 2.0
+#: How long an answer waits until the session has been told of the version that is known.
+VERSION_SECONDS: Final = 2.0
+#: A WebSocket close code (RFC 6455).
 POLICY_VIOLATION: Final = 1008
-TRY_AGAIN_LATER: Final = 1013
-
-
-@dataclass(frozen=True)
-class Closed:
-    """The end of a session, from our side."""
-
-    code: int
-    reason: str
-
-
-Outgoing = ServerFrame | Closed
-
-_R = TypeVar("_R", bound=WorkerRequest)
-_OfJob = HeldJob | AcceptFrame | CompleteFrame | FailFrame | ReleaseFrame | StoppedFrame | LogFrame
 
 
 class Session:
-    """A worker's session. `handle` takes its frames one after the other."""
+    """A worker's session. `handle` takes its frames, one after the other; the answers come out of `outbox`."""
 
     def __init__(
         self,
-        caller: Caller,
         worker_id: str,
         *,
-        claims: ClaimService,
-        leases: LeaseService,
-        outcomes: OutcomeService,
-        logs: LogService,
+        outbox: Outbox,
+        offers: Offers,
+        holding: Holding,
         presence: Presence,
+        watch: PauseWatch,
         counters: Counters,
-        clock: Clock,
-        avoided: dict[tuple[str, UUID], float],
-        sending: MemoryObjectSendStream[Outgoing],
         begin: Callable[["Session"], Awaitable[System]],
     ) -> None:
         self.worker_id = worker_id
+        self.outbox = outbox
+        self.offers = offers
+        self.holding = holding
         #: Of this session, once it has said hello.
-        self.id: UUID
-        #: The jobs that it holds, with the tokens of their claims.
-        self.held: dict[UUID, str] = {}
-        #: Nothing is sent any more.
-        self.over = False
-        #: How often the worker is to be heard of.
-        self.heartbeat_seconds = MOST_HEARTBEAT_SECONDS
-        self.offers = Offers(caller, worker_id, claims, outcomes, counters, clock, avoided, self.send)
-        self._caller = caller
-        self._leases = leases
-        self._outcomes = outcomes
-        self._logs = logs
+        self.id: UUID | None = None
         self._presence = presence
-        self._sending = sending
+        self._watch = watch
+        self._counters = counters
         self._begin = begin
+        self._opened_at = current_time()
+        #: What the worker was told of last; None before the welcome.
         self._told: System | None = None
-        self._cancels: set[tuple[UUID, str]] = set()
-        self._capabilities = WorkerCapabilities.model_validate({})
+        self._told_more = Event()
+        self._capabilities: WorkerCapabilities | None = None
         self._lease_seconds = 0
         self._malformed = 0
 
-    # What the server says by itself
-
-    def send(self, frame: ServerFrame) -> None:
-        """Put it into the order. A worker that does not read is closed."""
-        if self.over:
-            return
-        try:
-            self._sending.send_nowait(frame)
-        except WouldBlock:
-            self.over = True
-            self._sending.close()  # the edge sends what is there, and closes
-        except (BrokenResourceError, ClosedResourceError):
-            self.over = True
-
-    def close(self, closed: Closed) -> None:
-        """End it, after what is in the order already."""
-        if not self.over:
-            try:
-                self._sending.send_nowait(closed)
-            except (WouldBlock, BrokenResourceError, ClosedResourceError):
-                self._sending.close()
-            self.over = True
+    @property
+    def patience(self) -> float:
+        """For how many seconds the worker may be silent from now on."""
+        if self._told is None:
+            return max(0.0, HELLO_SECONDS - (current_time() - self._opened_at))
+        return SILENT_INTERVALS * HEARTBEAT_SECONDS
 
     def tell(self, system: System, *, fell: bool = False) -> None:
         """The pause has changed: each version once, in order, and no offer behind a pause. `fell`: the version is a
         lower one, and is to be believed."""
-        if self._told is not None and (system.version > self._told.version or fell):
+        if self._told is not None and (fell or system.version > self._told.version):
             self._told = system
-            self.send(SystemFrame(system=system))
+            self.outbox.send(SystemFrame(system=system))
             self.offers.learn(system)
+            told_more, self._told_more = self._told_more, Event()
+            told_more.set()
 
-    def tell_cancel(self, frame: CancelFrame) -> None:
-        """Somebody wants a job of this worker to be cancelled; told once for each claim."""
-        if (frame.job_id, frame.lease_token) not in self._cancels:
-            self._cancels.add((frame.job_id, frame.lease_token))
-            self.send(frame)
-
-    # What the worker says
+    def cancel(self, job_id: UUID, reason: str | None) -> None:
+        """Somebody wants a job of this worker to be stopped: it is told, once for each claim."""
+        for frame in self.holding.cancel(job_id, self.holding.tokens.get(job_id, ""), reason):
+            self.outbox.send(frame)
 
     async def handle(self, raw: str) -> None:
-        """One frame, to its answer."""
+        """One frame, to its answer. Whatever is wrong with it is answered, too."""
         try:
             frame, ignored = parse_worker_frame(raw)
         except InvalidRequest as error:
-            self.send(ErrorFrame(code=error.code, message=error.detail))
+            self.outbox.send(ErrorFrame(code=error.code, message=error.detail, **marks_of(raw)))
             self._malformed += 1
-            if self._malformed >= MAX_MALFORMED:
-                self.close(Closed(POLICY_VIOLATION, "too many malformed frames"))
-            return
-        if self._told is None and not isinstance(frame, HelloFrame):
-            self.close(Closed(POLICY_VIOLATION, "the first frame of a session is hello"))
+            if self._malformed >= MOST_MALFORMED:
+                self.outbox.end(Closed(POLICY_VIOLATION, "too many malformed frames"))
             return
         try:
-            answer = await self._answer(frame)
+            frames = await self._answer(frame)
         except HoldfastError as error:
-            answer = ErrorFrame(
-                code=error.code,
-                message=error.detail,
-                job_id=getattr(frame, "job_id", None),
-                lease_token=getattr(frame, "lease_token", None),
-            )
-            if isinstance(error, LeaseLost) and answer.job_id is not None:
-                self._forget(answer.job_id, answer.lease_token or "")
-        if answer is not None:
-            self.send(answer.model_copy(update={"ref": frame.ref, "ignored_fields": ignored or None}))
-        if isinstance(frame, HelloFrame) and self._told is not None:
-            self.offers.learn(self._told)
+            frames = [_refusal(error, frame)]
+        except Exception:
+            log.exception("frame_failed", worker_id=self.worker_id, frame=type(frame).__name__)
+            frames = [
+                _refusal(InternalError("Something went wrong here. The server's log has the details."), frame)
+            ]
+        for number, one in enumerate(frames):
+            if number == 0:  # the answer; what follows is said besides
+                one = one.model_copy(update={"ref": frame.ref, "ignored_fields": ignored or None})  # noqa: PLW2901
+            self.outbox.send(one)
+        if self._told is None and not isinstance(frame, HelloFrame):
+            self.outbox.end(Closed(POLICY_VIOLATION, "the first frame of a session is hello"))
+        elif self._told is not None and isinstance(frame, HelloFrame):
+            self.offers.learn(self._told)  # behind the welcome
 
-    async def _answer(self, frame: WorkerFrame) -> ServerFrame | None:
+    async def _answer(self, frame: WorkerFrame) -> list[ServerFrame]:
+        if isinstance(frame, HelloFrame):
+            return await self._hello(frame)
+        if self._told is None:
+            raise InvalidRequest.of(FieldError("type", "should be hello: it is the first frame of a session"))
+        if isinstance(frame, HeartbeatFrame):
+            return await self._heartbeat(frame)
+        self._presence.seen(self.worker_id, "ws")
         match frame:
-            case HelloFrame():
-                return await self._hello(frame)
-            case HeartbeatFrame():
-                return await self._heartbeat(frame)
             case ReadyFrame():
-                self._seen()
                 self.offers.ready(frame.slots)
-                return None
+                return []
             case AcceptFrame():
                 return await self._accept(frame)
             case RejectFrame():
-                self._seen()
-                if not self.offers.rejected(frame.job_id, frame.lease_token, frame.reason):
-                    raise LeaseLost("This offer is not open any more.")
-                return ReleaseAckFrame(job_id=frame.job_id, lease_token=frame.lease_token)
+                return [await self._reject(frame)]
             case CompleteFrame() | FailFrame() | ReleaseFrame() | StoppedFrame():
-                return await self._outcome(frame)
+                return [await self.holding.end(frame)]
             case LogFrame():
-                request = self._request(
-                    LogRequest, frame, level=frame.level, message=frame.message, payload=frame.payload
-                )
-                event = await self._logs.append(self._caller, str(frame.job_id), request)
-                return LogAckFrame(
-                    job_id=frame.job_id, lease_token=frame.lease_token, sequence=event.sequence
-                )
+                return [await self.holding.log(frame)]
             case _:
-                raise AssertionError(f"no such frame: {frame!r}")
+                raise AssertionError(f"no such frame: {type(frame).__name__}")
 
-    async def _hello(self, frame: HelloFrame) -> WelcomeFrame:
+    async def _hello(self, frame: HelloFrame) -> list[ServerFrame]:
         if self._told is not None:
-            raise InvalidRequest("hello was said already in this session.")
+            raise InvalidRequest.of(FieldError("type", "hello was said already in this session"))
         self._lease_seconds = frame.lease_seconds
-        self.heartbeat_seconds = min(MOST_HEARTBEAT_SECONDS, frame.lease_seconds / HEARTBEATS_A_LEASE)
-        self._describe(frame.capabilities, frame.observed_version)
-        states = [await self._renew(_state(j.job_id, j.lease_token)) for j in frame.jobs]
+        states, cancels, _ = await self._renew(frame.jobs)
         system = await self._begin(self)
+        # Nothing is awaited from here to the welcome, so no version falls between.
         self._told = system
+        self._describe(frame.capabilities, frame.observed_version)
         self._presence.answered(self.worker_id, system.version)
-        return WelcomeFrame(system=system, heartbeat_seconds=self.heartbeat_seconds, leases=states)
+        welcome = WelcomeFrame(system=system, heartbeat_seconds=HEARTBEAT_SECONDS, leases=states)
+        return [welcome, *cancels]
 
-    async def _heartbeat(self, frame: HeartbeatFrame) -> HeartbeatAckFrame:
-        self._describe(frame.capabilities or self._capabilities, frame.observed_version)
-        states = [await self._renew(job) for job in frame.jobs]
+    async def _heartbeat(self, frame: HeartbeatFrame) -> list[ServerFrame]:
+        self._describe(frame.capabilities, frame.observed_version)
+        states, cancels, system = await self._renew(frame.jobs)
+        with move_on_after(VERSION_SECONDS):
+            while self._told is not None and self._told.version < system.version:
+                await self._told_more.wait()
         assert self._told is not None
         self._presence.answered(self.worker_id, self._told.version)
-        return HeartbeatAckFrame(system=self._told, leases=states)
+        return [HeartbeatAckFrame(system=self._told, leases=states), *cancels]
 
-    async def _renew(self, job: HeldJobState) -> LeaseState:
-        request = self._request(
-            HeartbeatRequest,
-            job,
-            leaseSeconds=self._lease_seconds,
-            phase=job.phase,
-            checkpoint=job.checkpoint,
-            progress=job.progress,
-            compact=True,
-        )
-        try:
-            answer = await self._leases.heartbeat(self._caller, str(job.job_id), request, transport="ws")
-        except HoldfastError as error:
-            if error.status in {404, 409}:
-                self._forget(job.job_id, job.lease_token)
-                return LeaseState(job_id=job.job_id, lost=True)
-            raise
-        self.held[job.job_id] = job.lease_token
-        if answer.cancel_requested_at is not None:
-            self.tell_cancel(
-                CancelFrame(job_id=job.job_id, lease_token=job.lease_token, reason=answer.cancel_reason)
-            )
-        return LeaseState(job_id=job.job_id, lease_expires_at=answer.lease_expires_at)
-
-    async def _accept(self, frame: AcceptFrame) -> AcceptedFrame:
-        self._seen()
-        if not self.offers.accepted(frame.job_id, frame.lease_token):
+    async def _accept(self, frame: AcceptFrame) -> list[ServerFrame]:
+        offered = self.offers.take(frame.job_id, frame.lease_token)
+        if offered is None and self.holding.tokens.get(frame.job_id) != frame.lease_token:
             raise LeaseLost("This offer is not open any more. Do not begin the job.")
-        state = await self._renew(_state(frame.job_id, frame.lease_token))
-        if state.lease_expires_at is None:
-            raise LeaseLost("The claim is over. Do not begin the job.")
-        return AcceptedFrame(
+        begun = False
+        try:
+            (state,), cancels, system = await self._renew([frame])
+            if state.lease_expires_at is None:
+                raise LeaseLost("The claim is over. Do not begin the job.")
+            if offered is not None and (system.workers_paused or self.outbox.over):
+                raise LeaseLost("The offer went back before it was accepted. Do not begin the job.")
+            begun = True
+        finally:
+            if offered is not None and not begun:
+                self.holding.forget(frame.job_id, frame.lease_token)
+                await self.offers.hand_back(offered, "offers_withdrawn", "it could not be accepted any more")
+        if offered is not None:
+            self._counters.add("offers_accepted")
+        accepted = AcceptedFrame(
             job_id=frame.job_id, lease_token=frame.lease_token, lease_expires_at=state.lease_expires_at
         )
+        return [accepted, *cancels]
 
-    async def _outcome(self, frame: CompleteFrame | FailFrame | ReleaseFrame | StoppedFrame) -> ServerFrame:
-        job_id = str(frame.job_id)
-        job = {"job_id": frame.job_id, "lease_token": frame.lease_token}
-        match frame:
-            case CompleteFrame():
-                complete = self._request(CompleteRequest, frame, resultSummary=frame.result_summary)
-                await self._outcomes.complete(self._caller, job_id, complete)
-                answer: ServerFrame = CompleteAckFrame.model_validate(job)
-            case FailFrame():
-                fail = self._request(
-                    FailRequest, frame, errorMessage=frame.error_message, retryable=frame.retryable
-                )
-                await self._outcomes.fail(self._caller, job_id, fail)
-                answer = FailAckFrame.model_validate(job)
-            case ReleaseFrame():
-                release = self._request(ReleaseRequest, frame, reason=frame.reason)
-                await self._outcomes.release(self._caller, job_id, release)
-                answer = ReleaseAckFrame.model_validate(job)
-            case StoppedFrame():
-                stopped = self._request(CancelAckRequest, frame, message=frame.message)
-                await self._outcomes.cancel_ack(self._caller, job_id, stopped)
-                answer = StoppedAckFrame.model_validate(job)
-            case _:
-                assert_never(frame)
-        self._forget(frame.job_id, frame.lease_token)
+    async def _reject(self, frame: RejectFrame) -> ServerFrame:
+        offered = self.offers.take(frame.job_id, frame.lease_token)
+        self.offers.refused(frame.job_id)
+        released = False
+        try:
+            answer = await self.holding.end(frame)
+            released = True
+        finally:
+            if offered is not None and not released:
+                await self.offers.hand_back(offered, "offers_rejected", frame.reason or "rejected")
+        if offered is not None:
+            self._counters.add("offers_rejected")
         return answer
 
-    def _request(self, model: type[_R], held: _OfJob, **body: object) -> _R:
-        """The request that this frame stands for, as REST would have brought it."""
-        mine = {"workerId": self.worker_id, "leaseToken": held.lease_token}
-        return model.model_validate(
-            {**mine, **{name: value for name, value in body.items() if value is not None}}
-        )
+    async def _renew(
+        self, jobs: Sequence[HeldJob | HeldJobState | AcceptFrame]
+    ) -> tuple[list[LeaseState], list[CancelFrame], System]:
+        if not jobs:
+            return [], [], await self._watch.recent(RECENT_SECONDS)
+        return await self.holding.renew(jobs, self._lease_seconds)
 
-    def _describe(self, capabilities: WorkerCapabilities, observed_version: int | None) -> None:
-        self._capabilities = capabilities
+    def _describe(self, capabilities: WorkerCapabilities | None, observed_version: int | None) -> None:
+        self._capabilities = capabilities or self._capabilities
+        assert self._capabilities is not None
+        able = self._capabilities
         self._presence.seen(
             self.worker_id,
             "ws",
-            every=self.heartbeat_seconds,
+            every=HEARTBEAT_SECONDS,
             observed_version=observed_version,
-            capabilities=capabilities.capabilities,
-            auto_enabled=capabilities.auto_enabled,
+            capabilities=able.capabilities,
+            auto_enabled=able.auto_enabled,
             described=Described(
-                None if capabilities.types is None else tuple(capabilities.types),
-                capabilities.slots,
-                capabilities.runtime,
-                capabilities.version,
+                types=None if able.types is None else tuple(able.types),
+                slots=able.slots,
+                runtime=able.runtime,
+                version=able.version,
             ),
         )
-        self.offers.describe(capabilities, self._lease_seconds)
-
-    def _seen(self) -> None:
-        self._presence.seen(self.worker_id, "ws")
-
-    def _forget(self, job_id: UUID, lease_token: str) -> None:
-        if self.held.get(job_id) == lease_token:
-            del self.held[job_id]
+        if capabilities is not None:
+            self.offers.describe(capabilities)
 
 
-def _state(job_id: UUID, lease_token: str) -> HeldJobState:
-    return HeldJobState.model_validate({"jobId": job_id, "leaseToken": lease_token})
+def _refusal(error: HoldfastError, frame: WorkerFrame) -> ErrorFrame:
+    return ErrorFrame(
+        code=error.code,
+        message=error.detail,
+        job_id=getattr(frame, "job_id", None),
+        lease_token=getattr(frame, "lease_token", None),
+    )

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
+from uuid import UUID
 
 from anyio import Event, move_on_after
 
@@ -11,8 +12,9 @@ from holdfast_core.changes import ChangeBus
 
 __all__ = ["Waiter", "Waiters"]
 
-#: Claims that one kind asks for: its types (None: any) and its capabilities.
-Kind = tuple[tuple[str, ...] | None, tuple[str, ...]]
+#: What claims of one kind ask for: types (None: any), capabilities, and the jobs that they are not to get. Who may not
+#: have a job must not stand in front of those who may.
+Kind = tuple[tuple[str, ...] | None, tuple[str, ...], tuple[UUID, ...]]
 
 #: The poll behind the announcements; also what notices jobs that have become due.
 POLL_SECONDS: Final = 1.0

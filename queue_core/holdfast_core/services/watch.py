@@ -52,12 +52,7 @@ class PauseWatch:
         self.violations = 0
         self._named: set[tuple[UUID, int]] = set()
         self._news = Event()
-
-    async def changed(self, since: int) -> System:
-        """The pause, once this process knows of another version than `since`."""
-        while self._cache.system is None or self._cache.system.version == since:
-            await self._news.wait()
-        return self._cache.system
+        self._looked_at = float("-inf")
 
     @property
     def hub(self) -> Hub:
@@ -74,8 +69,22 @@ class PauseWatch:
         """The pause as far as this process knows of one."""
         return self._cache.paused()
 
+    async def changed(self, since: int | None) -> System:
+        """The pause, as soon as this process knows of another version than `since`."""
+        while self._cache.system is None or self._cache.system.version == since:
+            await self._news.wait()
+        return self._cache.system
+
+    async def recent(self, seconds: float) -> System:
+        """The pause as the database had it within so many seconds: from memory, or else by a look. Raises
+        StoreUnavailable."""
+        if self._cache.system is not None and self._clock.monotonic() - self._looked_at <= seconds:
+            return self._cache.system
+        return await self.refresh()
+
     def learn(self, system: System, *, asked_at: float) -> None:
         """Take in a `system` from the database; a pause answers every claim that waits."""
+        self._looked_at = max(self._looked_at, asked_at)
         if self._cache.learn(system, asked_at=asked_at):
             log.info(
                 "pause_seen",

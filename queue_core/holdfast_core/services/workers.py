@@ -30,12 +30,7 @@ class WorkerService:
             observed_version=request.observed_version,
             capabilities=request.worker_capabilities,
             auto_enabled=request.auto_enabled,
-            described=Described(
-                None if request.types is None else tuple(request.types),
-                request.slots,
-                request.runtime,
-                request.version,
-            ),
+            described=_described(request),
         )
         system = self._cache.paused() or await self._watch.refresh()
         self._presence.answered(request.worker_id, system.version)
@@ -45,3 +40,14 @@ class WorkerService:
         """All workers that are known, by id."""
         await self._presence.flush()  # what this process knows shows at once
         return WorkerList(items=await self._database.read(fleet))
+
+
+def _described(request: PresenceRequest) -> Described | None:
+    """What the worker says of itself; None where it says nothing."""
+    said = Described(
+        types=None if request.types is None else tuple(request.types),
+        slots=request.slots,
+        runtime=request.runtime,
+        version=request.version,
+    )
+    return None if said == Described() else said

@@ -12,7 +12,7 @@ from holdfast_core.schemas import ControlEvent, HistoryQuery, System
 
 __all__ = [
     "append_event",
-    "event_from",
+    "changes_between",
     "events_after",
     "history",
     "latest_events",
@@ -49,6 +49,17 @@ _LATEST = (
 
 # When the event with this id was made.
 _MADE_AT = select(control_events.c.created_at).where(control_events.c.id == bindparam("id"))
+
+# What made the versions between two, in their order.
+_CHANGES = (
+    select(control_events)
+    .where(
+        control_events.c.outcome == "changed",
+        control_events.c.version > bindparam("low"),
+        control_events.c.version < bindparam("high"),
+    )
+    .order_by(control_events.c.version)
+)
 
 # Whether the pause has a time limit that has passed.
 _LIMIT_PASSED = select(
@@ -122,7 +133,7 @@ def append_event(connection: Connection, event: ControlEvent) -> None:
 
 def latest_events(connection: Connection) -> list[ControlEvent]:
     """The five newest events, newest first, refused ones left out."""
-    return [event_from(row) for row in connection.execute(_LATEST)]
+    return [_event_from(row) for row in connection.execute(_LATEST)]
 
 
 def made_at(connection: Connection, event_id: UUID) -> datetime | None:
@@ -136,7 +147,12 @@ def events_after(connection: Connection, at: datetime | None, *, limit: int) -> 
     wanted = select(control_events).order_by(control_events.c.created_at).limit(limit)
     if at is not None:
         wanted = wanted.where(control_events.c.created_at > bindparam("at", at, type_=UTC_TIME))
-    return [event_from(row) for row in connection.execute(wanted)]
+    return [_event_from(row) for row in connection.execute(wanted)]
+
+
+def changes_between(connection: Connection, low: int, high: int) -> list[ControlEvent]:
+    """The events that made the versions above `low` and below `high`, in their order."""
+    return [_event_from(row) for row in connection.execute(_CHANGES, {"low": low, "high": high})]
 
 
 def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEvent], UUID | None]:
@@ -149,10 +165,10 @@ def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEv
         wanted = wanted.where(control_events.c.created_at < bindparam("before", before, type_=UTC_TIME))
     if query.outcome is not None:
         wanted = wanted.where(control_events.c.outcome == query.outcome)
-    events = [event_from(row) for row in connection.execute(wanted)]
+    events = [_event_from(row) for row in connection.execute(wanted)]
     page = events[: query.limit]
     return page, page[-1].id if len(events) > query.limit else None
 
 
-def event_from(row: Row[Any]) -> ControlEvent:
+def _event_from(row: Row[Any]) -> ControlEvent:
     return ControlEvent.model_validate(columns(row))

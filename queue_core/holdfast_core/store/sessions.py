@@ -1,40 +1,46 @@
 """Push sessions in the database: which one is a worker's latest, and what is asked of its jobs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from holdfast_core.db.tables import control_events, jobs, status_is, workers
+from holdfast_core.db.tables import jobs, status_is, workers
 from holdfast_core.db.types import Now
-from holdfast_core.schemas import ControlEvent
 from holdfast_core.states import JobStatus
-from holdfast_core.store.pause import event_from
 
-__all__ = ["cancelled_among", "changes_between", "latest_sessions", "write_session"]
+__all__ = ["Cancelled", "cancelled_of", "latest_sessions", "write_session"]
+
+#: Workers of one statement, far below what either database takes.
+BATCH: Final = 500
 
 # The sessions that these workers opened last.
 _LATEST = select(workers.c.id, workers.c.session_id).where(workers.c.id.in_(bindparam("ids", expanding=True)))
 
-# Of these jobs the running ones that somebody wants to be cancelled, and under which claim they run.
-_CANCELLED = select(jobs.c.id, jobs.c.claim_token_hash, jobs.c.cancel_reason).where(
-    jobs.c.id.in_(bindparam("ids", expanding=True)),
+# The running jobs of these workers that somebody wants to be stopped, and under which claim they run.
+_CANCELLED = select(
+    jobs.c.id.label("job_id"),
+    jobs.c.claimed_by.label("worker_id"),
+    jobs.c.claim_token_hash.label("token_hash"),
+    jobs.c.cancel_reason.label("reason"),
+).where(
     status_is(JobStatus.RUNNING),
+    jobs.c.claimed_by.in_(bindparam("ids", expanding=True)),
     jobs.c.cancel_requested_at.is_not(None),
 )
 
-# What made the versions between two, in their order.
-_CHANGES = (
-    select(control_events)
-    .where(
-        control_events.c.outcome == "changed",
-        control_events.c.version > bindparam("low"),
-        control_events.c.version < bindparam("high"),
-    )
-    .order_by(control_events.c.version)
-)
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A running job that somebody wants to be stopped, and the claim under which it runs."""
+
+    job_id: UUID
+    worker_id: str
+    token_hash: str
+    reason: str | None
 
 
 def _upsert(dialect: str) -> Any:
@@ -45,6 +51,7 @@ def _upsert(dialect: str) -> Any:
     )
 
 
+# The worker's latest session. What else is known of a new one is written with its presence.
 _WRITE: Final = {dialect: _upsert(dialect) for dialect in ("postgresql", "sqlite")}
 
 
@@ -63,19 +70,23 @@ def write_session(connection: Connection, worker_id: str, session_id: UUID) -> N
     )
 
 
-def latest_sessions(connection: Connection, worker_ids: Collection[str]) -> Mapping[str, UUID | None]:
-    """Which session each of these workers opened last."""
-    return {row.id: row.session_id for row in connection.execute(_LATEST, {"ids": list(worker_ids)})}
+def latest_sessions(connection: Connection, worker_ids: Sequence[str]) -> Mapping[str, UUID | None]:
+    """Which session each of these workers opened last; None where there was none."""
+    found: dict[str, UUID | None] = {}
+    for ids in _batches(worker_ids):
+        found |= {row.id: row.session_id for row in connection.execute(_LATEST, {"ids": ids})}
+    return found
 
 
-def cancelled_among(
-    connection: Connection, job_ids: Collection[UUID]
-) -> Mapping[UUID, tuple[str, str | None]]:
-    """The jobs among these that are to be stopped: the hash of their claim's token, and why."""
-    rows = connection.execute(_CANCELLED, {"ids": list(job_ids)})
-    return {row.id: (row.claim_token_hash, row.cancel_reason) for row in rows}
+def cancelled_of(connection: Connection, worker_ids: Sequence[str]) -> list[Cancelled]:
+    """The running jobs of these workers that are to be stopped."""
+    return [
+        Cancelled(row.job_id, row.worker_id, row.token_hash, row.reason)
+        for ids in _batches(worker_ids)
+        for row in connection.execute(_CANCELLED, {"ids": ids})
+    ]
 
 
-def changes_between(connection: Connection, low: int, high: int) -> list[ControlEvent]:
-    """The events that made the versions above `low` and below `high`."""
-    return [event_from(row) for row in connection.execute(_CHANGES, {"low": low, "high": high})]
+def _batches(ids: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), BATCH):
+        yield list(ids[start : start + BATCH])

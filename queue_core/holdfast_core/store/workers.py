@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Float, and_, bindparam, case, func, literal, or_, select
+from sqlalchemy import Boolean, Connection, Float, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast_core.db.tables import jobs, status_is, workers
@@ -30,7 +30,7 @@ FLEET_SHOWN: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a worker has said of itself; None where it has not."""
+    """What a worker has said of itself; None where it has not. `types` None: any type."""
 
     types: tuple[str, ...] | None = None
     slots: int | None = None
@@ -40,7 +40,8 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of a worker from its latest request. `age_seconds`: how long ago that was."""
+    """What is known of a worker from its latest request. `age_seconds`: how long ago that was. `described`: None leaves
+    what it has said of itself elsewhere."""
 
     worker_id: str
     capabilities: tuple[str, ...]
@@ -49,7 +50,7 @@ class Seen:
     observed_version: int | None
     interval_seconds: float
     age_seconds: float
-    described: Described = Described()
+    described: Described | None = None
 
 
 _seen_at = Now(-bindparam("age_seconds", type_=Float()))
@@ -116,9 +117,11 @@ def _upsert(dialect: str) -> Any:
                 else_=new.observed_version,
             ),
             "interval_seconds": new.interval_seconds,
-            # What is left out stays as it was said.
-            **{name: func.coalesce(new[name], workers.c[name]) for name in ("slots", "runtime", "version")},
-            "types": new.types,
+            # It may have said it to another process.
+            **{
+                name: case((bindparam("is_described", type_=Boolean()), new[name]), else_=workers.c[name])
+                for name in ("types", "slots", "runtime", "version")
+            },
             "last_seen_at": case(
                 (workers.c.last_seen_at > new.last_seen_at, workers.c.last_seen_at), else_=new.last_seen_at
             ),
@@ -144,14 +147,21 @@ def write_presence(connection: Connection, seen: list[Seen]) -> None:
                 "observed_version": worker.observed_version,
                 "interval_seconds": worker.interval_seconds,
                 "age_seconds": worker.age_seconds,
-                "types": None if worker.described.types is None else list(worker.described.types),
-                "slots": worker.described.slots,
-                "runtime": worker.described.runtime,
-                "version": worker.described.version,
+                "is_described": worker.described is not None,
+                **_described(worker.described or Described()),
             }
             for worker in sorted(seen, key=lambda w: w.worker_id)
         ],
     )
+
+
+def _described(described: Described) -> dict[str, Any]:
+    return {
+        "types": None if described.types is None else list(described.types),
+        "slots": described.slots,
+        "runtime": described.runtime,
+        "version": described.version,
+    }
 
 
 def counts(connection: Connection, version: int, *, changed_at: datetime) -> WorkerCounts:

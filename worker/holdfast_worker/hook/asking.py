@@ -11,6 +11,8 @@ __all__ = ["Answer", "WorkerGone", "ask"]
 #: How long an answer may take beyond the wait that was asked for.
 ANSWER_SECONDS: Final = 15.0
 _UNKNOWN_JOB: Final = frozenset({401, 403, 404, 410})
+#: Too many ask at once: nothing has been said yet.
+_BUSY: Final = frozenset({408, 429, 503})
 
 
 class WorkerGone(Exception):
@@ -26,7 +28,8 @@ class Answer:
 
 
 def ask(control_url: str, job_token: str, label: str, wait_seconds: float) -> Answer:
-    """Be at a checkpoint for `wait_seconds`. Raises WorkerGone, OSError, or ValueError for another program's answer."""
+    """Be at a checkpoint for `wait_seconds`. Raises WorkerGone, TimeoutError where the worker has not said anything,
+    OSError, or ValueError for another program's answer."""
     parts = urlsplit(control_url)
     connection = http.client.HTTPConnection(
         parts.hostname or "", parts.port, timeout=ANSWER_SECONDS + wait_seconds
@@ -43,6 +46,8 @@ def ask(control_url: str, job_token: str, label: str, wait_seconds: float) -> An
         connection.close()
     if response.status in _UNKNOWN_JOB:
         raise WorkerGone
+    if response.status in _BUSY:
+        raise TimeoutError(f"status {response.status}")
     if response.status != 200:
         raise ValueError(f"status {response.status}")
     said = json.loads(content)

@@ -11,6 +11,8 @@ __all__ = ["hold_in_job"]
 
 #: How long one question waits at the worker.
 WAIT_SECONDS: Final = 30.0
+#: ... and what lies between it and the next one where the worker had no answer.
+AGAIN_SECONDS: Final = 0.5
 
 
 def hold_in_job(call: ToolCall, control_url: str, job_token: str, *, limit: float) -> Verdict:
@@ -28,6 +30,7 @@ def hold_in_job(call: ToolCall, control_url: str, job_token: str, *, limit: floa
             return GONE
         except TimeoutError:
             answer = None
+            time.sleep(min(AGAIN_SECONDS, left))
         if answer is not None and not answer.hold:
             return Passed()
         if time.monotonic() >= give_up:

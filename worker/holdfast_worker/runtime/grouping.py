@@ -2,8 +2,16 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import cast
 
-__all__ = ["one_failure"]
+__all__ = ["first_of", "one_failure"]
+
+
+def first_of(failure: BaseException) -> BaseException:
+    """The first failure in a group of them, however deep; a failure alone is that."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = cast("BaseExceptionGroup[BaseException]", failure).exceptions[0]
+    return failure
 
 
 @asynccontextmanager
@@ -12,7 +20,4 @@ async def one_failure() -> AsyncGenerator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        failure: BaseException = group
-        while isinstance(failure, BaseExceptionGroup):
-            failure = failure.exceptions[0]
-        raise failure from None
+        raise first_of(group) from None

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import Field
 
 from holdfast_core.schemas import Answer, System
-from holdfast_core.states import JobPhase
+from holdfast_core.states import JobPhase, PauseMode
 
 __all__ = ["CheckpointAnswer", "CheckpointKind", "JobAtWork", "WorkerStatus", "WorkerVariant"]
 
@@ -53,6 +53,6 @@ class CheckpointAnswer(Answer):
     """What a process that asked at a checkpoint has to do."""
 
     hold: bool = Field(description="Wait here, and ask again.")
-    mode: Literal["drain", "quiesce"] | None = None
+    mode: PauseMode | None = None
     reason: str | None = Field(default=None, description="The pause's reason.")
     version: int | None = None

@@ -127,7 +127,7 @@ class Worker:
             raise ConfigurationError(
                 f"{error} (the worker's url or token, or HOLDFAST_URL, HOLDFAST_TOKEN)."
             ) from None
-        self._transport.on_cancel = self._cancelled
+        self._transport.tell_cancels_to(self._cancelled)
         # Not by job: one that was lost here may be claimed here again, before the first run of it has ended.
         self._runs: set[JobRun] = set()
         self._claims: set[CancelScope] = set()

@@ -35,14 +35,9 @@ class AutoTransport:
         self._http = HttpTransport(address, identity, hold)
         self._ws = WsTransport(address, identity, hold, http=self._http)
 
-    @property
-    def on_cancel(self) -> Callable[[UUID], None] | None:
-        """Called with a job's id where somebody asks to cancel it."""
-        return self._ws.on_cancel
-
-    @on_cancel.setter
-    def on_cancel(self, heard: Callable[[UUID], None] | None) -> None:
-        self._ws.on_cancel = heard
+    def tell_cancels_to(self, heard: Callable[[UUID], None]) -> None:
+        """Call this with the id of a job that is to be cancelled."""
+        self._ws.tell_cancels_to(heard)
 
     @property
     def name(self) -> Name:

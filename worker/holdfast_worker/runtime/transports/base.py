@@ -62,9 +62,6 @@ class Beat:
 class Transport(Protocol):
     """One way to the server. `run` must be running while the others are called."""
 
-    #: Called with a job's id where the server tells by itself that somebody asks to cancel it.
-    on_cancel: Callable[[UUID], None] | None
-
     @property
     def name(self) -> Name:
         """What it speaks, at this moment."""
@@ -83,6 +80,11 @@ class Transport(Protocol):
     @property
     def idle_seconds(self) -> float:
         """How long ago the server last heard of this worker."""
+        ...
+
+    def tell_cancels_to(self, heard: Callable[[UUID], None]) -> None:
+        """Call this with a job's id where the server tells by itself that somebody asks to cancel it. Where it does
+        not, heartbeats bring it."""
         ...
 
     async def run(self) -> None:

@@ -49,7 +49,6 @@ class HttpTransport:
         self._connected = False
         #: Ids of claims that may have got a job of which nothing has been heard.
         self._unanswered: list[str] = []
-        self.on_cancel: Callable[[UUID], None] | None = None  # heartbeats bring it
         self._http = httpx2.AsyncClient(
             base_url=address.base,
             headers=address.headers,
@@ -68,6 +67,9 @@ class HttpTransport:
     def idle_seconds(self) -> float:
         """How long ago the server last answered this worker."""
         return time.monotonic() - self._spoke_at
+
+    def tell_cancels_to(self, heard: Callable[[UUID], None]) -> None:
+        """Heartbeats bring it."""
 
     async def run(self) -> None:
         """Keep the connections, until cancelled."""

@@ -35,6 +35,7 @@ from holdfast_core.schemas import (
 from holdfast_core.states import JobPhase
 from holdfast_worker.failures import ServerUnreachable, UnexpectedAnswer, error_of, failure_of
 from holdfast_worker.runtime.backoff import Backoff
+from holdfast_worker.runtime.grouping import first_of
 from holdfast_worker.runtime.hold import Hold
 from holdfast_worker.runtime.transports.base import Beat, Held, Identity
 from holdfast_worker.wire import ANSWER_SECONDS, CONNECT_SECONDS, Address
@@ -89,7 +90,6 @@ class McpTransport:
         #: Ids of claims that may have got a job of which nothing has been heard.
         self._unanswered: list[str] = []
         self.trouble: str | None = None
-        self.on_cancel: Callable[[UUID], None] | None = None  # heartbeats bring it
 
     @property
     def connected(self) -> bool:
@@ -100,6 +100,9 @@ class McpTransport:
     def idle_seconds(self) -> float:
         """How long ago the server last answered this worker."""
         return time.monotonic() - self._spoke_at
+
+    def tell_cancels_to(self, heard: Callable[[UUID], None]) -> None:
+        """Heartbeats bring it."""
 
     async def run(self) -> None:
         """Keep a connection, until cancelled. Raises NotAuthenticated or NotAllowed."""
@@ -303,6 +306,5 @@ class McpTransport:
 
 
 def _cause(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_of(error)
     return f"{type(error).__name__}: {error}"[:200]

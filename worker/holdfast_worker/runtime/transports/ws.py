@@ -118,7 +118,7 @@ class WsTransport:
         self._unclear: list[Held] = []
         #: Why there is no session: to be told once.
         self.trouble: str | None = None
-        self.on_cancel: Callable[[UUID], None] | None = None
+        self._cancel_heard: Callable[[UUID], None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -134,6 +134,10 @@ class WsTransport:
     def idle_seconds(self) -> float:
         """How long ago the server was last heard of in answer to this worker."""
         return time.monotonic() - self._heard_at
+
+    def tell_cancels_to(self, heard: Callable[[UUID], None]) -> None:
+        """Call this with the id of a job that is to be cancelled."""
+        self._cancel_heard = heard
 
     async def run(self) -> None:
         """Keep a session, until cancelled. Raises NotAuthenticated, NotAllowed or SupersededSession."""
@@ -259,8 +263,8 @@ class WsTransport:
                 self._offered(frame.job)
             case CancelFrame():
                 self._cancelled.add((frame.job_id, frame.lease_token))
-                if self.on_cancel is not None and self._held.get(frame.job_id) == frame.lease_token:
-                    self.on_cancel(frame.job_id)
+                if self._cancel_heard is not None and self._held.get(frame.job_id) == frame.lease_token:
+                    self._cancel_heard(frame.job_id)
             case ErrorFrame():
                 log.warning("frame_refused", code=frame.code, detail=frame.message)
             case _:
