@@ -1,5 +1,6 @@
 """Names of fields: lookalikes are refused everywhere, unknown ones refused or ignored by who speaks."""
 
+import json
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from holdfast_core.schemas import (
     WorkerRequest,
     parse_query,
     parse_request,
+    sessions,
 )
 from support.requests import LEAST
 
@@ -43,7 +45,29 @@ def test_every_request_is_a_persons_or_a_workers() -> None:
     assert set(WORKERS) | set(PERSONS) == set(MODELS)
     everything = {one for base in (WorkerRequest, PersonRequest) for one in base.__subclasses__()}
     ours = {one for one in everything if one.__module__.startswith("holdfast_core.")}
-    assert ours == set(MODELS), "a request is missing from these tests"
+    frames = {one for one in ours if one.__module__ == sessions.__name__}
+    assert ours - frames == set(MODELS), "a request is missing from these tests"
+
+
+FRAMES: dict[str, dict[str, Any]] = {
+    "hello": {"capabilities": {}, "leaseSeconds": 60},
+    "heartbeat": {},
+    "readyForMore": {"slots": 1},
+    "fail": {"errorMessage": "it broke"},
+    "log": {"message": "hello"},
+}
+
+
+@pytest.mark.parametrize("name", list(sessions.WORKER_FRAMES))
+def test_a_frame_of_a_newer_worker_is_taken_and_a_misspelt_one_refused(name: str) -> None:
+    model = sessions.WORKER_FRAMES[name]
+    said = {"type": name, **FRAMES.get(name, {})}
+    if "job_id" in model.model_fields:
+        said |= {"jobId": "01890a5d-ac96-774b-bcce-b302099a8057", "leaseToken": "t"}
+    frame, ignored = sessions.parse_worker_frame(json.dumps({**said, "mood": "good"}))
+    assert (type(frame), ignored) == (model, ["mood"])
+    with pytest.raises(InvalidRequest, match="REF: unknown field; did you mean ref"):
+        sessions.parse_worker_frame(json.dumps({**said, "REF": "1"}))
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -169,3 +169,29 @@ def test_a_poll_interval_that_is_none_is_named_by_its_variable(tmp_path: Path, v
     with start_worker("http://127.0.0.1:9", "w", tmp_path, **{variable: "soon"}) as worker:
         assert worker.ended() == 2
         assert f"{variable} should be a number from 50 to 600000." in worker.text
+
+
+def test_the_first_of_two_workers_with_one_id_ends_and_says_why(
+    server: Server, client: Client, tmp_path: Path, ledger: Ledger
+) -> None:
+    # On two hosts, as it were: on one the second would not begin.
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    with start_worker(server.url, "twin", folders[0]) as first:
+        first.said("session_open")
+        with start_worker(server.url, "twin", folders[1]) as second:
+            assert first.ended() == 1
+            assert "Another worker has connected under the id 'twin'" in first.text
+            job = client.enqueue("t", ledger.payload())
+            until(lambda: client.job(job.id).status is JobStatus.SUCCEEDED, "the job, by the second")
+            assert second.stop() == 0
+
+
+def test_a_second_worker_of_one_id_on_this_host_does_not_begin(server: Server, tmp_path: Path) -> None:
+    with start_worker(server.url, "twin", tmp_path) as first:
+        first.said("worker_started")
+        with start_worker(server.url, "twin", tmp_path) as second:
+            assert second.ended() == 1
+            assert f"(process {first.pid})" in second.text
+        assert first.stop() == 0

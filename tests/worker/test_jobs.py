@@ -1,6 +1,7 @@
 """What becomes of a job in a worker's hands."""
 
 import shutil
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -103,6 +104,18 @@ def test_a_cancelled_job_is_stopped_and_acknowledged(
         assert worker.stop() == 0
     assert (after.status, after.attempt) == (JobStatus.CANCELLED, 1)
     assert [line.what for line in ledger.lines()] == ["begin", "stopped"]
+
+
+def test_a_worker_that_starts_its_own_mcp_server_works_on_its_database(
+    database_url: str, server: Server, client: Client, tmp_path: Path, ledger: Ledger
+) -> None:
+    job = client.enqueue("t", ledger.payload())
+    options = ("--transport", "mcp", "--mcp-command", f"{sys.executable} -m holdfast_worker.cli mcp")
+    nowhere = "http://127.0.0.1:9"  # so nothing can come from there
+    with start_worker(nowhere, "w", tmp_path, *options, HOLDFAST_DATABASE_URL=database_url) as worker:
+        assert ended(client, job).status is JobStatus.SUCCEEDED
+        until(lambda: [view.transport for view in client.workers().items] == ["mcp"], "its presence")
+        assert worker.stop() == 0
 
 
 @pytest.fixture(scope="module")
