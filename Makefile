@@ -1,7 +1,7 @@
 # Needs Python 3.11 or later, with its venv module, and make. Each target installs what it needs into .venv.
 
 PYTHON ?= python3
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ help:
 demo: .venv/.server
 	.venv/bin/holdfast demo $(ARGS)
 
-# By file, so that what a file shares is set up once. Most tests wait for processes: three at a time keep two cores busy.
+# By file, so that what a file shares is set up once; two at a time, for two cores.
 test: .venv/.dev .clients/.node
 	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 

@@ -85,9 +85,9 @@ async def _write(websocket: WebSocket, outbox: Outbox) -> None:
     """Send what the session has to say, in its order, and close as it says. Returns at once where the worker has
     gone, or does not read."""
     try:
-        async for frame in outbox.frames():
+        async for text in outbox.frames():
             with fail_after(SEND_SECONDS):
-                await websocket.send_text(frame.model_dump_json())
+                await websocket.send_text(text)
         if outbox.closed is not None:
             with fail_after(SEND_SECONDS):
                 await websocket.close(outbox.closed.code, outbox.closed.reason)

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from holdfast_server.commands.web import GRACEFUL_SECONDS
 from support.reaper import reaper
 from support.servers import Server, start_server
 
@@ -145,6 +144,12 @@ def test_a_signal_to_the_parent_ends_all_of_them_well(database_url: str, sent: s
 
 
 def test_ctrl_c_again_does_not_wait_for_the_calls_in_flight(sqlite_url: str) -> None:
+    # In order it takes the seconds that calls in flight are given, on top of what it takes on this machine now.
+    assert seconds_to_end(sqlite_url, again=True) < seconds_to_end(sqlite_url, again=False)
+
+
+def seconds_to_end(sqlite_url: str, *, again: bool) -> float:
+    """From the moment in which nobody is let in any more, while a call is in flight."""
     body = {"workerId": "w", "leaseSeconds": 60, "waitSeconds": 25}
     with serving(sqlite_url) as server, ThreadPoolExecutor() as threads:
 
@@ -158,11 +163,13 @@ def test_ctrl_c_again_does_not_wait_for_the_calls_in_flight(sqlite_url: str) -> 
         until(lambda: httpx2.get(server.url + PAUSE).json()["workers"]["connected"])
         server.process.send_signal(signal.SIGINT)
         until(lambda: is_gone(server))
-        server.process.send_signal(signal.SIGINT)
+        if again:
+            server.process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         assert server.process.wait(PATIENCE) == 0
-        assert time.monotonic() - begun < GRACEFUL_SECONDS, "as long as calls in flight are given in order"
+        taken = time.monotonic() - begun
         held.result(PATIENCE)
+        return taken
 
 
 def test_a_parent_that_is_killed_leaves_nobody_behind(sqlite_url: str) -> None:

@@ -38,8 +38,8 @@ class Peer:
 
     async def listen(self) -> None:
         """Read what is sent, through the wire's own form, until the session is over."""
-        async for frame in self.session.outbox.frames():
-            parsed = parse_server_frame(frame.model_dump_json())
+        async for text in self.session.outbox.frames():
+            parsed = parse_server_frame(text)
             assert parsed is not None
             self.frames.append(parsed)
             more, self._more = self._more, anyio.Event()

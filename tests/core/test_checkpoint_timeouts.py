@@ -1,5 +1,6 @@
 """Jobs that reach no checkpoint under quiesce: operators are warned, once, and nothing else happens (EDGE-04)."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.db import Database
 from holdfast_core.schemas import Job, JobEvent, JobEventQuery
 from holdfast_core.services import Services
+from holdfast_core.services.checkpoints import _warn
 from holdfast_core.store import checkpoints as store
 from support.core import (
     claimed,
@@ -144,6 +146,20 @@ async def test_parked_and_stale_jobs_a_drain_and_a_running_system_are_not_warned
         await resume(services)
         assert await services.checkpoints.inspect() == 0
         assert (await get(services, at_work)).phase == "running"
+
+
+async def test_a_job_that_parks_between_the_look_and_the_warning_is_not_warned_of(database_url: str) -> None:
+    async with core(database_url, checkpoint_timeout_seconds=600) as (services, database):
+        parks, ends = [await running(services) for _ in range(2)]
+        await pause(services, "quiesce")
+        await let_pass(database, 0.1)
+        seen = await database.read(lambda c: store.overdue_jobs(c, 0.1))
+        assert [job.id for job in seen] == [parks.id, ends.id]
+        await heartbeat(services, parks, phase="parked")
+        await complete(services, ends)
+        for job in seen:
+            assert not await database.write(partial(_warn, job=job, seconds=0.1))
+        assert await warnings(services, parks) == []
 
 
 async def test_more_overdue_jobs_than_one_look_finds_are_found_by_the_next(

@@ -10,7 +10,6 @@ from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.db import Lane
 from holdfast_core.schemas import Job
 from holdfast_core.services import Services
-from holdfast_core.services.tokens import hash_token
 from holdfast_core.store import claims as claim_store
 from holdfast_core.store.claims import Claim, Taken
 from support.core import claim, claimed, complete, enqueue, heartbeat, until
@@ -80,10 +79,7 @@ async def test_a_claim_that_was_handed_back_may_be_repeated_under_its_id(databas
             return (await services.pause.status(LOCAL_OPERATOR)).metrics.queued == 1
 
         first = await claimed(services, requestId="r")
-        assert first.lease_token is not None
-        await services.claims._give_back(
-            Claim("w", 60, hash_token(first.lease_token), None, (), "r"), first.id
-        )
+        await services.claims.give_back(first, "its caller is gone")
         await until(nobody_waits)
         again = await claimed(services, requestId="r")
         assert (again.id, again.attempt) == (first.id, 1)

@@ -241,6 +241,24 @@ async def test_a_drain_ends_though_nobody_answers_what_was_offered(database_url:
         assert {(await get(services, job)).status for job in jobs} == {JobStatus.QUEUED}
 
 
+async def test_what_goes_back_is_announced_to_those_who_wait_for_the_drain(
+    postgres_database_url: str,
+) -> None:
+    """On SQLite any commit is."""
+    async with (
+        core(postgres_database_url) as (services, _),
+        core(postgres_database_url) as (others, _),
+        connected(services, ready=1) as peer,
+    ):
+        job = await enqueue(services)
+        await peer.offer()
+        with others.watch.hub.subscribe("running") as changes:
+            await pause(services)
+            with anyio.fail_after(5):
+                assert "running" in await changes.wait(5)
+        await back(services, job)
+
+
 async def test_an_accept_that_comes_when_the_database_is_paused_already_begins_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +354,33 @@ async def test_a_job_that_was_claimed_under_a_newer_version_waits_until_the_sess
         assert peer.offers() == []
         filled.set()
         assert (await peer.offer()).system.version == 3
+        check_order(peer, first=1)
+
+
+async def test_what_a_heartbeat_answers_is_not_older_than_what_moving_the_leases_has_read(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        core(database_url) as (services, _),
+        core(database_url) as (others, _),
+        connected(services, ready=1) as peer,
+    ):
+        await enqueue(services)
+        offer = await peer.offer()
+        await peer.ask("accept", AcceptedFrame, **of(offer))
+        between, told_late = services.sessions.beside._between, anyio.Event()
+
+        async def slow(*arguments: Any) -> Any:
+            told_late.set()
+            await anyio.sleep(0.1)
+            return await between(*arguments)
+
+        monkeypatch.setattr(services.sessions.beside, "_between", slow)
+        await pause(others)
+        await told_late.wait()
+        assert peer.versions() == []
+        ack = await peer.ask("heartbeat", HeartbeatAckFrame, jobs=[of(offer)])
+        assert ack.system.version == 2
         check_order(peer, first=1)
 
 

@@ -21,6 +21,7 @@ from holdfast_core.db.tables import metadata
 from holdfast_core.services import Services
 from holdfast_core.settings import load_settings
 from holdfast_dashboard.app import create_app
+from holdfast_server.commands.web import SessionProtocol
 from holdfast_server.mcp import build_mcp_server, create_mcp_endpoint
 from support.stores import core
 
@@ -35,7 +36,7 @@ SECURITY: Final = {
     "cross-origin-resource-policy": "same-origin",
 }
 #: What an address that is no operation may be answered.
-UNLISTED: Final = frozenset({403, 404, 405, 413, 415, 421, 500, 503})
+UNLISTED: Final = frozenset({403, 404, 405, 413, 415, 421, 426, 500, 503})
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 #: What clients put there themselves.
@@ -303,6 +304,7 @@ class Socket(Api):
     """The same on a real socket."""
 
     port: int
+    server: ListeningServer
 
     async def exchange(self, request: bytes, method: str = "GET", path: str = "/") -> httpx2.Response:
         """Send these bytes, read one answer, and check it as that of this method and path."""
@@ -339,6 +341,8 @@ async def open_socket(url: str, **settings: Any) -> AsyncGenerator[Socket]:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            ws=SessionProtocol,
+            ws_per_message_deflate=False,
             timeout_graceful_shutdown=1,
         )
         server = ListeningServer(config)
@@ -357,7 +361,7 @@ async def open_socket(url: str, **settings: Any) -> AsyncGenerator[Socket]:
                 async with httpx2.AsyncClient(
                     base_url=base, event_hooks={"response": [check_response]}, timeout=PATIENCE
                 ) as http:
-                    yield Socket(http, app, services, database, server.port)
+                    yield Socket(http, app, services, database, server.port, server)
             finally:
                 server.should_exit = True
                 with anyio.move_on_after(PATIENCE, shield=True):

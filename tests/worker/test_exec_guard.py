@@ -312,14 +312,17 @@ def start(lease: float, command: str, folder: Path) -> "subprocess.Popen[bytes]"
 @pytest.mark.anyio
 async def test_the_guard_follows_the_lease_and_the_phase_of_its_job() -> None:
     handler = command_handler("echo $$; sleep 60")
-    job = FakeJob(lease=Lease(3, asked_at=time.monotonic()), parked=True)
+    job = FakeJob(lease=Lease(1.5, asked_at=time.monotonic()), parked=True)
     async with running(handler, job) as at_work:
-        await until_async(lambda: job.said, "the command")
-        # As a heartbeat does while the job is parked, and then the end of that: it has all but run out.
-        job.lease.renewed(asked_at=time.monotonic() - 2)
+        await until_async(
+            lambda: job.said and time.monotonic() > job.lease.until + 0.3, "the end of the lease"
+        )
+        assert alive(int(job.text())), "a parked job does nothing, and may stay"
+        job.lease.renewed(asked_at=time.monotonic())
         job.parked = False
         job.lease.tell()
         await at_work.done.wait()
+        assert time.monotonic() >= job.lease.deadline
     assert "killed by SIGKILL" in str(at_work.error)
     assert job.lease.listeners == []
     handler.close()

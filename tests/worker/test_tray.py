@@ -249,9 +249,13 @@ class Screen:
 
     def icon(self) -> Any:
         """The icon's window, where a panel has taken it in; None else."""
-        return next(
-            (w for w in self._windows(self._root) if w.get_wm_class() == ("holdfast", "Holdfast")), None
-        )
+        return next((w for w in self._windows(self._root) if self._is_icon(w)), None)
+
+    def _is_icon(self, window: Any) -> bool:
+        try:
+            return bool(window.get_wm_class() == ("holdfast", "Holdfast"))
+        except XError:
+            return False  # gone in this moment
 
     def icon_title(self) -> str | None:
         icon = self.icon()

@@ -73,6 +73,7 @@ class Offers:
         self._over = False
         self._ready = 0
         self._told: System | None = None
+        self._capabilities: WorkerCapabilities | None = None
         self._request: ClaimRequest | None = None
         self._enabled = False
         #: What is offered and not answered, each with what ends its wait.
@@ -84,6 +85,9 @@ class Offers:
 
     def describe(self, capabilities: WorkerCapabilities) -> None:
         """What the worker takes, from now on."""
+        if capabilities == self._capabilities:
+            return
+        self._capabilities = capabilities
         before = self._request
         self._request = ClaimRequest.model_validate(
             {

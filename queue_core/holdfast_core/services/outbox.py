@@ -29,7 +29,7 @@ class Outbox:
     session is over, and finds in `closed` how the connection is to be closed: None where the worker is gone."""
 
     def __init__(self) -> None:
-        self._sending, self._receiving = create_memory_object_stream[ServerFrame](MOST_WAITING)
+        self._sending, self._receiving = create_memory_object_stream[str](MOST_WAITING)
         self._on_end: Callable[[], None] | None = None
         self.over = False
         self.closed: Closed | None = None
@@ -40,10 +40,15 @@ class Outbox:
 
     def send(self, frame: ServerFrame) -> None:
         """Put a frame into the order. A worker that does not read what it is sent is closed."""
+        if not self.over:
+            self.send_text(frame.model_dump_json())
+
+    def send_text(self, text: str) -> None:
+        """The same, with a frame as it goes over the wire: written once for many."""
         if self.over:
             return
         try:
-            self._sending.send_nowait(frame)
+            self._sending.send_nowait(text)
         except WouldBlock:
             while self._receiving.statistics().current_buffer_used:
                 self._receiving.receive_nowait()
@@ -61,11 +66,11 @@ class Outbox:
         if self._on_end is not None:
             self._on_end()
 
-    async def frames(self) -> AsyncIterator[ServerFrame]:
-        """What is to be sent, as it comes."""
+    async def frames(self) -> AsyncIterator[str]:
+        """What is to be sent, as it comes: a JSON text each."""
         with self._receiving:
-            async for frame in self._receiving:
-                yield frame
+            async for text in self._receiving:
+                yield text
 
     def dispose(self) -> None:
         """Let go of what was not sent."""

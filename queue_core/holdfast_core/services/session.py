@@ -28,7 +28,6 @@ from holdfast_core.schemas.sessions import (
     ReleaseFrame,
     ServerFrame,
     StoppedFrame,
-    SystemFrame,
     WelcomeFrame,
     WorkerCapabilities,
     WorkerFrame,
@@ -102,12 +101,12 @@ class Session:
             return max(0.0, HELLO_SECONDS - (current_time() - self._opened_at))
         return SILENT_INTERVALS * HEARTBEAT_SECONDS
 
-    def tell(self, system: System, *, fell: bool = False) -> None:
-        """The pause has changed: each version once, in order, and no offer behind a pause. `fell`: the version is a
-        lower one, and is to be believed."""
+    def tell(self, system: System, text: str, *, fell: bool = False) -> None:
+        """The pause has changed: each version once, in order, and no offer behind a pause. `text`: the frame that says
+        so. `fell`: the version is a lower one, and is to be believed."""
         if self._told is not None and (fell or system.version > self._told.version):
             self._told = system
-            self.outbox.send(SystemFrame(system=system))
+            self.outbox.send_text(text)
             self.offers.learn(system)
             told_more, self._told_more = self._told_more, Event()
             told_more.set()

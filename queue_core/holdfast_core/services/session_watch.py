@@ -9,7 +9,7 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.db import Database
 from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import System
-from holdfast_core.schemas.sessions import SESSION_SUPERSEDED
+from holdfast_core.schemas.sessions import SESSION_SUPERSEDED, SystemFrame
 from holdfast_core.services.outbox import Closed
 from holdfast_core.services.session import Session
 from holdfast_core.services.tokens import hash_token
@@ -71,8 +71,9 @@ class SessionWatch:
             fell = told is not None and system.version < told.version
             for one in await self._between(told, system):
                 self._told = one
+                text = SystemFrame(system=one).model_dump_json()
                 for session in list(self._sessions.values()):
-                    session.tell(one, fell=fell)
+                    session.tell(one, text, fell=fell)
             told_more, self._told_more = self._told_more, Event()
             told_more.set()
 

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -28,7 +28,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from holdfast_core.errors import Unavailable
 from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
 
-__all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "run_server"]
+__all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "SessionProtocol", "run_server"]
 
 #: How long calls in flight may go on after a signal, and how long they are waited for once cancelled.
 GRACEFUL_SECONDS: Final = 2
@@ -60,7 +60,7 @@ def run_server(
         server_header=False,
         proxy_headers=False,
         workers=1,
-        ws=_SessionProtocol,
+        ws=SessionProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_ping_interval=WS_PING_SECONDS,
         ws_ping_timeout=WS_PING_SECONDS,
@@ -74,8 +74,10 @@ def run_server(
     # Innermost, so that its refusal passes through the app's own middleware like every other.
     app.user_middleware.append(Middleware(_CutOff, server=server))
     logger = logging.getLogger("uvicorn.error")
-    # Of a failed start we tell ourselves, in one line; and that long polls are cut is no error.
-    logger.addFilter(lambda record: server.started and "graceful shutdown exceeded" not in str(record.msg))
+    # Of a failed start we tell ourselves, in one line.
+    logger.addFilter(
+        lambda record: server.started and not any(text in str(record.msg) for text in _NO_ERRORS)
+    )
     try:
         server.run(sockets=[listener])
     except SystemExit:
@@ -83,6 +85,10 @@ def run_server(
             raise
     if lifespan.failure is not None:
         raise lifespan.failure
+
+
+#: What uvicorn takes for errors: that long polls are cut, and what a client has sent (its session is closed for it).
+_NO_ERRORS: Final = ("graceful shutdown exceeded", "Invalid UTF-8 sequence")
 
 
 def _always(tls: ssl.SSLContext) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]:
@@ -114,8 +120,9 @@ class _Server(uvicorn.Server):
             await asyncio.wait(self.server_state.tasks, timeout=GRACEFUL_SECONDS)
 
 
-class _SessionProtocol(WebSocketsSansIOProtocol):
-    """Without this, a peer that stops reading would keep its connection, and what waits in it, for ever."""
+class SessionProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, for push sessions. A peer that stops reading cannot keep its connection, and what waits in it, for
+    ever; and a session that is refused over HTTP is no error for the log."""
 
     _cut_off: asyncio.TimerHandle | None = None
 
@@ -125,6 +132,11 @@ class _SessionProtocol(WebSocketsSansIOProtocol):
         finally:
             if not self.disconnected:
                 self._cut_off = self.loop.call_later(CUT_OFF_SECONDS, self.transport.abort)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # by a refusal
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 #: Events that wait to be sent; what comes when there are so many is counted instead.
 MOST_WAITING: Final = 1_000
 AGAIN_SECONDS: Final = 1.0
+#: The end of a job waits for its log no longer than this.
+LONGEST_FLUSH_SECONDS: Final = 30.0
 
 
 class JobLog:
@@ -50,6 +52,7 @@ class JobLog:
             while self._waiting:
                 if await self._send(*self._waiting[0]) and self._waiting:
                     self._waiting.popleft()
+                    self._tell_sent()
                 if not self._waiting and self._left_out:
                     left_out, self._left_out = self._left_out, 0
                     self.add(
@@ -57,14 +60,19 @@ class JobLog:
                         f"{left_out:,} events of this log were left out: they came faster than they"
                         " could be sent.",
                     )
-            sent, self._sent = self._sent, Event()
-            sent.set()
+
+    def _tell_sent(self) -> None:
+        sent, self._sent = self._sent, Event()
+        sent.set()
 
     async def flush(self, seconds: float) -> None:
-        """Wait until all is sent, for a bounded time."""
-        with move_on_after(seconds):
-            while self._waiting:
-                await self._sent.wait()
+        """Wait until all is sent, as long as something goes out within `seconds`, and LONGEST_FLUSH_SECONDS at most."""
+        with move_on_after(LONGEST_FLUSH_SECONDS):
+            while before := len(self._waiting):
+                with move_on_after(seconds):
+                    await self._sent.wait()
+                if len(self._waiting) >= before:
+                    return
 
     async def _send(self, level: LogLevel, message: str, payload: Mapping[str, Any] | None) -> bool:
         """Whether it is done with, sent or not."""

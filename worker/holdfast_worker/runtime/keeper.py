@@ -95,6 +95,7 @@ class LeaseKeeper:
             except (Conflict, NotFound) as error:
                 if not self.ending:
                     log.warning("lease_lost", code=error.code, detail=error.detail)
+                    self._lease.lost()
                     self._stop(Stop.LEASE_LOST)
                 return
             except (HoldfastError, TimeoutError) as error:

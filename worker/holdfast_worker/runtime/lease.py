@@ -46,6 +46,11 @@ class Lease:
         self._until = max(self._until, asked_at + self.seconds)
         self.tell()
 
+    def lost(self) -> None:
+        """It is somebody else's by now: whoever stops by the deadline stops at once."""
+        self._until = min(self._until, time.monotonic())
+        self.tell()
+
     def tell(self) -> None:
         """Call the listeners."""
         for listener in self.listeners:

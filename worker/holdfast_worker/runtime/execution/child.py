@@ -137,15 +137,16 @@ else:
             os.killpg(process.pid, signal.SIGCONT)  # what is stopped would not hear it
 
     def _group_lives(group: int) -> bool:
+        try:
+            os.killpg(group, 0)
+            lives = sys.platform != "linux" or _has_more_than_zombies(group)
+        except (ProcessLookupError, PermissionError):
+            lives = False
         # Where this worker is the host's first process (in a container), orphans of its commands are its to reap.
         with suppress(ChildProcessError):
             while os.waitpid(-group, os.WNOHANG) != (0, 0):
                 pass
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return sys.platform != "linux" or _has_more_than_zombies(group)
+        return lives
 
     def _has_more_than_zombies(group: int) -> bool:
         """Orphans that nobody has reaped yet are dead, but there; the host's first process may be slow at it."""

@@ -27,10 +27,9 @@ NEVER = float("inf")
 
 def main() -> None:
     """Watch until the worker has ended."""
+    # A service that stops signals all of its processes, a terminal all that it knows: the worker decides.
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(
-            sign, signal.SIG_IGN
-        )  # a service that stops signals all of its processes: the worker decides
+        signal.signal(sign, signal.SIG_IGN)
     heard = b""
     while True:
         wait = min(deadlines.values(), default=NEVER) - time.monotonic()
