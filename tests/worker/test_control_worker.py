@@ -1,8 +1,6 @@
 """The control port of a real worker process: what flips its pause shows what the others set, and none outlives it."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Generator
@@ -11,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from holdfast_worker.client import Client
 from holdfast_worker.runtime.control.asking import read_status
 from holdfast_worker.runtime.discovery import running_workers
 from holdfast_worker.tray.model import TrayModel
+from support.browser import chromium
 from support.servers import Server, start_server
 from support.workers import Ledger, WorkerProcess, start_worker, until
 
@@ -59,14 +58,9 @@ def status() -> Any:
 def test_verbs_page_and_tray_show_what_the_others_set_and_a_restart_comes_back_unpaused(
     one_server: Server, tmp_path: Path
 ) -> None:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("Chromium is not installed (Debian: apt install chromium)")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     tray = TrayModel("w")
-    with sync_playwright() as playwright, worker_run(one_server, tmp_path) as process:
+    with chromium() as browser, worker_run(one_server, tmp_path) as process:
         assert json.loads(holdfast("status", "--json").stdout)["pid"] == process.pid
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
         page = browser.new_page()
         page.goto(holdfast("status", "--print-url").stdout.strip())
         badge = page.locator("#badge")
@@ -90,7 +84,6 @@ def test_verbs_page_and_tray_show_what_the_others_set_and_a_restart_comes_back_u
         expect(page.locator("#words")).to_have_text("The worker does not answer.")
         assert tray.look().alive is False
         assert holdfast("status").returncode == 6
-        browser.close()
     with worker_run(one_server, tmp_path):
         assert (status()["locallyPaused"], tray.look().variant) == (False, "idle")
 

@@ -1,8 +1,6 @@
 """The worker's status page in a real browser."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,10 +11,11 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from holdfast_core.states import JobPhase, PauseMode
 from holdfast_worker.tray.model import TrayModel
+from support.browser import chromium
 from support.control_port import Steered, ask, steered
 
 #: How long the page may take to show what has changed: it looks each second.
@@ -31,14 +30,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Generator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("Chromium is not installed (Debian: apt install chromium)")
-    arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -1,6 +1,7 @@
 """A push session while there is one, REST while there is none."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -112,11 +113,8 @@ class AutoTransport:
         await self._by(lambda way: way.presence())
 
     async def _by(self, call: Callable[[Transport], Awaitable[T]]) -> T:
-        """Over the session; over REST, too, where that has just ended."""
+        """Over the session; over REST where there is none, or where no answer came over it."""
         if self._ws.connected:
-            try:
+            with suppress(ServerUnreachable):
                 return await call(self._ws)
-            except ServerUnreachable:
-                if self._ws.connected:
-                    raise
         return await call(self._http)
