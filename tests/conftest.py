@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(("HOLDFAST_", "AUTH_PROVIDER")) and not name.startswith("HOLDFAST_TEST_"):
             del os.environ[name]
+    # Who starts the tests in the background may have had these ignored, and all that they start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if os.environ.get("CI") == "true":
         config.pluginmanager.register(SkipsFail())
 

@@ -15,6 +15,12 @@ from support.servers import Server
 from support.workers import Ledger, start_worker, until
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind is enough: which database the server has is nothing to how a worker ends."""
+    return sqlite_url
+
+
 @pytest.mark.parametrize("transport", ["auto", "http", "mcp"])
 def test_an_idle_worker_ends_at_once_and_leaves_nothing_claimed(
     server: Server, client: Client, tmp_path: Path, transport: str

@@ -29,6 +29,12 @@ while True:
 """
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind is enough: which database the server has is nothing to a worker's command."""
+    return sqlite_url
+
+
 def python(code: str) -> str:
     return shlex.join([sys.executable, "-c", code])
 

@@ -14,6 +14,12 @@ WATCHED_SECONDS = 10
 MOST = 0.01
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind is enough: which database the server has is nothing to an idle worker."""
+    return sqlite_url
+
+
 def share(pid: int) -> float:
     """The part of one processor that the process took over some seconds: nothing else could be waited for."""
     process = psutil.Process(pid)

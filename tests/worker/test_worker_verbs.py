@@ -136,11 +136,11 @@ def test_where_several_run_the_id_is_asked_for_and_taken_from_the_environment_to
 
 
 def test_a_worker_that_is_stuck_ends_the_verb_with_6(port: Steered, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast_worker.runtime.control.asking.ANSWER_SECONDS", 0.2)
     port.worker.breaks = True
     said = CliRunner().invoke(main, ["worker", "status"])
     assert (said.exit_code, "status 500" in said.stderr) == (6, True)
     port.worker.breaks = False
+    monkeypatch.setattr("holdfast_worker.runtime.control.asking.ANSWER_SECONDS", 0.2)
     from threading import Event
 
     free = Event()
