@@ -26,6 +26,7 @@ from holdfast_core.errors import (
     UnsupportedMediaType,
 )
 from holdfast_core.settings import Settings
+from holdfast_dashboard.pages import ASSETS
 from holdfast_dashboard.problems import problem, unexpected
 from holdfast_dashboard.uploads import MAX_FORM_BYTES
 
@@ -74,7 +75,7 @@ class Guards:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                _secure(message, cached=path.endswith(".css"))
+                _secure(message, asset=path.startswith(f"{ASSETS}/"))
             await send(message)
 
         answer: Response | None = None
@@ -148,13 +149,13 @@ class Guards:
             raise ForeignOrigin("Another site sent this request through a browser. Only our own pages may.")
 
 
-def _secure(message: Message, *, cached: bool = False) -> None:
+def _secure(message: Message, *, asset: bool = False) -> None:
     """Put the headers on an answer that every one has."""
     headers = MutableHeaders(scope=message)
     for name, value in _SECURITY.items():
         headers.setdefault(name, value)
-    if not cached:
-        headers.setdefault("Cache-Control", "no-store")
+    # Of a file that is ours a browser may keep a copy, and asks each time whether it is still the one.
+    headers.setdefault("Cache-Control", "no-cache" if asset else "no-store")
 
 
 def _media_type(path: str) -> str:

@@ -1,99 +1,126 @@
-"""The page at `/tasks`: how things stand, and where things are. Made on the server, no script."""
+"""The pages under `/tasks`: one shell with the banner, made on the server, which scripts then keep up to date.
 
+The shell says how things stand before any script has run, and where none does.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
+from holdfast_core import __version__
 from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import ControlEvent, Snapshot
 from holdfast_dashboard.context import Context
 
-__all__ = ["page_routes"]
+__all__ = ["ASSETS", "page_routes"]
 
-_STYLE: Final = Path(__file__).parent / "static" / "tasks.css"
+#: Where the scripts and styles are; browsers ask each time whether they have changed, so none is of an older server.
+ASSETS: Final = "/tasks/assets"
 
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} · Holdfast</title>
-<link rel="stylesheet" href="/tasks.css">
-</head>
-<body>
-<header class="{state}" role="status"><h1>{title}</h1>{subtitle}</header>
-<main>
-{main}
-<h2>Where things are</h2>
-<p>Holdfast is a job queue for AI-agent workers, with a pause that can be trusted: once it is answered, no job starts
-anywhere until the resume.</p>
-<ul>
-<li>The pause: <a href="/api/system/worker-pause"><code>/api/system/worker-pause</code></a>
-· the log: <a href="/api/system/control-events"><code>/api/system/control-events</code></a>
-· the fleet: <a href="/api/system/workers"><code>/api/system/workers</code></a></li>
-<li>Jobs: <a href="/api/queue/jobs"><code>/api/queue/jobs</code></a></li>
-<li>All of the API: <a href="/openapi.json"><code>/openapi.json</code></a></li>
-<li>MCP, for agents: <code>{base}mcp</code></li>
-<li>From a terminal: <code>holdfast pause --mode drain --reason "…" --wait</code>, or:</li>
-</ul>
-<pre>curl -X POST {base}api/system/worker-pause -H "Content-Type: application/json" \
-  -d '{{"action": "pause", "mode": "drain", "reason": "Rolling API migration"}}'</pre>
-</main>
-</body>
-</html>
-"""
+_STATIC: Final = Path(__file__).parent / "static"
+_SHELL: Final = Template((_STATIC / "tasks.html").read_text("utf-8"))
+_PAGES: Final = {
+    "overview": "/tasks",
+    "jobs": "/tasks/jobs",
+    "workers": "/tasks/workers",
+    "history": "/tasks/history",
+}
+#: Only our own scripts and data, and no script may make HTML of text.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
 
 
-def page_routes(context: Context) -> list[Route]:
-    """`/tasks`, its style, and the way there from `/`."""
+def page_routes(context: Context) -> list[BaseRoute]:
+    """`/tasks` and its pages, their files, and the way there from `/`."""
 
-    async def tasks(request: Request) -> Response:
-        base = escape(f"{(context.settings.public_url or str(request.base_url)).rstrip('/')}/")
-        try:
-            snapshot = await context.services.pause.status(context.caller(request))
-        except HoldfastError as error:
-            # The page stands though the store does not: unknown is said, never guessed.
-            page = _PAGE.format(
-                title="Workers: Unknown",
-                state="unknown",
-                subtitle=f"<p>{escape(error.detail)}</p>",
-                main="",
-                base=base,
-            )
-            again = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-            return HTMLResponse(page, status_code=error.status, headers=again)
-        return HTMLResponse(_page(snapshot, base))
+    def page(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def shown(request: Request) -> Response:
+            return await _shell(context, request, name)
 
-    async def style(_: Request) -> Response:
-        return FileResponse(_STYLE, media_type="text/css")
+        return shown
 
     async def home(_: Request) -> Response:
         return RedirectResponse("/tasks")
 
-    return [Route("/tasks", tasks), Route("/tasks.css", style), Route("/", home)]
+    return [
+        *(Route(path, page(name)) for name, path in _PAGES.items()),
+        Route("/tasks/jobs/{job_id}", page("job")),
+        Mount(ASSETS, _Assets(directory=_STATIC)),
+        Route("/", home),
+    ]
 
 
-def _page(snapshot: Snapshot, base: str) -> str:
+class _Assets(StaticFiles):
+    """The files as they are; the shell is no file."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        if path.endswith(".html"):
+            raise HTTPException(404)
+        return super().lookup_path(path)
+
+
+async def _shell(context: Context, request: Request, name: str) -> Response:
+    words = {
+        "base": escape(f"{(context.settings.public_url or str(request.base_url)).rstrip('/')}/"),
+        "version": __version__,
+        "page": name,
+        "job": escape(request.path_params.get("job_id", "")),
+        "links": _links(name),
+    }
+    headers = {"Content-Security-Policy": _POLICY}
+    try:
+        snapshot = await context.services.pause.status(context.caller(request))
+    except HoldfastError as error:
+        # The page stands though the store does not: unknown is said, never guessed.
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(error.retry_after)
+        told = {
+            "title": "Workers: Unknown",
+            "state": "unknown",
+            "facts": f"<p>{escape(error.detail)}</p>",
+            "summary": "",
+        }
+        return HTMLResponse(_SHELL.substitute(words, **told), status_code=error.status, headers=headers)
+    return HTMLResponse(_SHELL.substitute(words, **_told(snapshot)), headers=headers)
+
+
+def _links(current: str) -> str:
+    here = {"job": "jobs"}.get(current, current)
+    return "".join(
+        f'<a href="{path}"{" aria-current=page" if name == here else ""}>{name.capitalize()}</a>'
+        for name, path in _PAGES.items()
+    )
+
+
+def _told(snapshot: Snapshot) -> dict[str, str]:
+    """What of a snapshot stands in the shell."""
     system, metrics = snapshot.system, snapshot.metrics
     if system.workers_paused:
         assert system.mode is not None
         title, state = f"Workers: Paused ({system.mode.capitalize()})", "paused"
-        subtitle = (
-            f"<p>{escape(_visible(system.reason or ''))}</p>"
-            f"<p>by {escape(_visible(system.requested_by or 'nobody'))}"
+        facts = (
+            f'<p class="reason">{escape(_visible(system.reason or ""))}</p>'
+            f"<p>paused by {escape(_visible(system.requested_by or 'nobody'))}"
             f" since {system.requested_at:%Y-%m-%d %H:%M:%S} UTC · version {system.version}</p>"
         )
         if metrics.safe_to_upgrade:
-            subtitle += "<p><strong>Safe to upgrade</strong></p>"
+            facts += '<p><strong class="mark">Safe to upgrade</strong></p>'
         elif metrics.is_parked:
-            subtitle += "<p><strong>All parked</strong></p>"
+            facts += '<p><strong class="mark">All parked</strong></p>'
     else:
         title, state = "Workers: Running", "running"
-        subtitle = f"<p>version {system.version}</p>"
+        facts = f"<p>version {system.version}</p>"
     counts = (
         ("Running", metrics.running),
         ("Parked", metrics.parked),
@@ -110,8 +137,8 @@ def _page(snapshot: Snapshot, base: str) -> str:
         if rows
         else "<p>Nobody has paused anything yet.</p>"
     )
-    main = f"<dl>{cells}</dl>\n<h2>Latest changes</h2>\n{log}"
-    return _PAGE.format(title=title, state=state, subtitle=subtitle, main=main, base=base)
+    summary = f'<dl class="tiles">{cells}</dl>\n<h2>Latest changes</h2>\n{log}'
+    return {"title": title, "state": state, "facts": facts, "summary": summary}
 
 
 def _row(event: ControlEvent) -> str:

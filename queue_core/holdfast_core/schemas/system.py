@@ -193,3 +193,4 @@ class HistoryQuery(Query):
     limit: int = Field(default=50, ge=1, le=MAX_PAGE)
     before: UUID | None = Field(default=None, description="Only events older than the one with this id.")
     outcome: EventOutcome | None = None
+    action: PauseAction | None = None

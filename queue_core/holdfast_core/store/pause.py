@@ -165,6 +165,8 @@ def history(connection: Connection, query: HistoryQuery) -> tuple[list[ControlEv
         wanted = wanted.where(control_events.c.created_at < bindparam("before", before, type_=UTC_TIME))
     if query.outcome is not None:
         wanted = wanted.where(control_events.c.outcome == query.outcome)
+    if query.action is not None:
+        wanted = wanted.where(control_events.c.action == query.action)
     events = [_event_from(row) for row in connection.execute(wanted)]
     page = events[: query.limit]
     return page, page[-1].id if len(events) > query.limit else None

@@ -1,0 +1,58 @@
+// The banner on top of every page: whether workers run, who paused them and why, and when it is safe.
+
+import { button, count, duration, h, put, time, timeOfDay } from "./dom.js";
+import { pauseDialog, resumeDialog } from "./toggle.js";
+
+const nameOf = (mode) => mode.charAt(0).toUpperCase() + mode.slice(1);
+
+/** `Workers: Paused (Drain)` and the like. */
+export function titleOf(system) {
+  if (system === null) return "Workers: Unknown";
+  return system.workersPaused ? `Workers: Paused (${nameOf(system.mode)})` : "Workers: Running";
+}
+
+function facts(feed) {
+  const { system, metrics, workers } = feed;
+  if (system === null) {
+    return [h("p", {}, feed.heardAt === null ? feed.cause
+      : `Unknown: the pause API does not answer since ${timeOfDay(feed.heardAt)}. ${feed.cause}`)];
+  }
+  const by = system.requestedBy ? ` by ${system.requestedBy}` : "";
+  if (!system.workersPaused) {
+    return [h("p", {}, `version ${system.version}`, by && [`, resumed${by} `, time(system.updatedAt)])];
+  }
+  const mark = metrics.safeToUpgrade ? "Safe to upgrade" : metrics.isParked ? "All parked" : null;
+  return [
+    h("p", { class: "reason" }, system.reason),
+    h("p", {}, `paused${by} since `, time(system.requestedAt),
+      system.resumeAt ? [", ends by itself ", time(system.resumeAt)] : null, ` · version ${system.version}`),
+    h("p", {}, `${metrics.running} running (${metrics.parked} parked) · ${metrics.staleRunning} stale · `
+      + `${metrics.queued} queued · seen by ${workers.acknowledged} of ${count(workers.connected, "worker")}`),
+    mark && h("p", {}, h("strong", { class: "mark" }, mark)),
+  ];
+}
+
+/** Keeps the banner as the feed says. */
+export function showBanner(feed) {
+  const banner = document.getElementById("banner");
+  const title = document.getElementById("banner-title");
+  const pause = button("Pause…", () => pauseDialog(feed), { id: "pause" });
+  const change = button("Change mode or reason…", () => pauseDialog(feed), { id: "change" });
+  const resume = button("Resume…", () => resumeDialog(feed), { id: "resume" });
+  const degraded = h("p", { id: "degraded", hidden: true });
+  put(document.getElementById("banner-actions"), pause, change, resume, degraded);
+  const show = () => {
+    const { system } = feed;
+    const words = titleOf(system);
+    banner.className = system === null ? "unknown" : system.workersPaused ? "paused" : "running";
+    if (title.textContent !== words) title.textContent = words; // said aloud only when it changes
+    put(document.getElementById("banner-facts"), ...facts(feed));
+    document.title = `${words} · Holdfast`;
+    pause.disabled = system === null || system.workersPaused;
+    resume.disabled = system === null || !system.workersPaused;
+    change.hidden = system === null || !system.workersPaused;
+    degraded.hidden = feed.way !== "polling";
+    degraded.textContent = `No live updates: asking every ${duration(5)}.`;
+  };
+  feed.addEventListener("change", show);
+}
