@@ -5,12 +5,13 @@ TEST_PROCESSES ?= 2
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format bench light wheel constraints clean
+.PHONY: help demo test soak screenshots lint format bench light wheel constraints clean
 
 help:
 	@echo "make demo    the whole thing on this machine: server, workers, a pause   (ARGS=... goes to it)"
 	@echo "make test    all tests, with a PostgreSQL of their own                   (ARGS=... goes to pytest)"
 	@echo "make soak    the long versions of some tests: outages of two minutes     (ARGS=... goes to pytest)"
+	@echo "make screenshots  take the pictures in docs/images from the real pages"
 	@echo "make lint    ruff, import contracts, mypy, pyright"
 	@echo "make format  let ruff repair what it can, and format"
 	@echo "make bench   the benchmarks                                              (ARGS=... goes to them)"
@@ -29,6 +30,9 @@ test: .venv/.dev .clients/.node
 # What is too long for each run: outages of two minutes.
 soak: .venv/.dev
 	HOLDFAST_TEST_LEASE_SECONDS=40 .venv/bin/python -m pytest tests/worker/test_outages.py $(ARGS)
+
+screenshots: .venv/.dev
+	PYTHONPATH=tests .venv/bin/python tests/dashboard/screenshots.py
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

@@ -55,7 +55,7 @@ def test_status_as_json_is_the_snapshot(cli: Cli, bench: Bench) -> None:
     assert shown["system"]["workersPaused"] is False
 
 
-def test_history_lists_the_newest_first_and_filters_by_outcome(cli: Cli, bench: Bench) -> None:
+def test_history_lists_the_newest_first_and_filters_by_outcome_and_action(cli: Cli, bench: Bench) -> None:
     bench.client.pause("drain", "first")
     bench.client.pause("drain", "first")
     bench.client.resume("second")
@@ -71,6 +71,12 @@ def test_history_lists_the_newest_first_and_filters_by_outcome(cli: Cli, bench: 
     assert "There are older ones" in done.err
     only = cli("history", "--outcome", "unchanged", "--limit", "1", "--json").json["items"]
     assert [event["outcome"] for event in only] == ["unchanged"]
+    resumes = cli("history", "--action", "resume", "--outcome", "changed", "--limit", "1", "--json").json[
+        "items"
+    ]
+    assert [(event["action"], event["reason"]) for event in resumes] == [("resume", "second")]
+    paused = cli("history", "--action", "pause", "--limit", "2").out.splitlines()[1:]
+    assert [line.split()[1] for line in paused] == ["pause", "pause"]
 
 
 def test_a_refused_request_shows_its_code(cli: Cli, bench: Bench) -> None:

@@ -12,6 +12,7 @@ from holdfast_core.errors import Conflict, NotAllowed, NotPaused, ResumeNotDrain
 from holdfast_core.schemas import (
     ClaimRequest,
     CompleteRequest,
+    ControlEventPage,
     EnqueueRequest,
     HistoryQuery,
     Snapshot,
@@ -299,3 +300,23 @@ async def test_the_log_is_paged_newest_first_without_gaps(database_url: str) -> 
             LOCAL_OPERATOR, parse_query(HistoryQuery, [("outcome", "refused")])
         )
         assert refused.items == []
+
+
+async def test_the_log_is_filtered_by_action_and_a_page_of_that_leads_to_the_next(database_url: str) -> None:
+    async with core(database_url) as (services, _):
+        await ask(services, "pause", mode="drain")
+        await ask(services, "pause", mode="drain")  # unchanged
+        await ask(services, "resume")
+        await ask(services, "pause", mode="quiesce")
+
+        async def page(**query: str) -> ControlEventPage:
+            return await services.pause.history(LOCAL_OPERATOR, parse_query(HistoryQuery, [*query.items()]))
+
+        assert [event.version for event in (await page(action="resume")).items] == [3]
+        first = await page(action="pause", limit="2")
+        assert [(event.version, event.action) for event in first.items] == [(4, "pause"), (2, "pause")]
+        rest = await page(action="pause", before=str(first.next_before))
+        assert [(event.version, event.outcome) for event in rest.items] == [(2, "changed")]
+        assert rest.next_before is None
+        both = await page(action="pause", outcome="unchanged")
+        assert [event.outcome for event in both.items] == ["unchanged"]

@@ -232,6 +232,7 @@ def test_a_field_is_accepted_up_to_its_limits_and_refused_beyond_them_by_name(
         (JobEventQuery, "limit", ["1", "200"], ["0", "201"]),
         (MetricsHistoryQuery, "minutes", ["1", "1440"], ["0", "1441", "x"]),
         (HistoryQuery, "outcome", ["changed", "unchanged", "refused"], ["Changed", ""]),
+        (HistoryQuery, "action", ["pause", "resume"], ["Pause", "stop", ""]),
     ],
 )
 def test_a_parameter_is_accepted_up_to_its_limits_and_refused_beyond_them_by_name(

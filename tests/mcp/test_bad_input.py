@@ -65,6 +65,7 @@ GOOD: dict[str, Any] = {
     "timeoutSeconds": 0,
     "before": "0199f0c2-8a3e-7c41-9f52-3b1d6a7e8c90",
     "outcome": "changed",
+    "action": "pause",
     "idempotencyKey": "k",
     "requestId": "r",
     "resumeAfterSeconds": 60,

@@ -36,6 +36,8 @@ async def test_a_repeated_toggle_changes_nothing_and_never_says_what_is_no_longe
         assert "version 3" in text
         history = await tools.ask("system.history", {})
         assert [event["action"] for event in history["items"]] == ["resume", "pause"]
+        pauses = await tools.ask("system.history", {"action": "pause"})
+        assert [event["action"] for event in pauses["items"]] == ["pause"]
 
 
 async def test_a_repeated_enqueue_and_a_repeated_claim_get_the_same_job(

@@ -35,6 +35,14 @@ SECURITY: Final = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+#: Where there are pages, for people.
+PAGES: Final = (
+    "/tasks",
+    "/tasks/jobs",
+    "/tasks/jobs/0199f0c2-8a3e-7c41-9f52-3b1d6a7e8c90",
+    "/tasks/workers",
+    "/tasks/history",
+)
 #: What an address that is no operation may be answered.
 UNLISTED: Final = frozenset({403, 404, 405, 413, 415, 421, 426, 500, 503})
 
@@ -130,7 +138,7 @@ def check_answer(method: str, path: str, status: int, headers: httpx2.Headers, c
         assert "no-store" in headers["cache-control"], where
     if path == "/mcp" and status not in {403, 415, 421}:
         return  # the protocol's own
-    if path == "/tasks" and headers["content-type"].startswith("text/html"):
+    if path in PAGES and headers["content-type"].startswith("text/html"):
         return
     content_type = headers.get("content-type", "").split(";")[0]
     body = None

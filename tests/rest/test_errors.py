@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from holdfast_core.db.postgres import plain_url
 from holdfast_core.errors import PauseNotConfirmed, StoreUnavailable
-from rest.harness import Api, open_api, open_socket, operations
+from rest.harness import PAGES, Api, open_api, open_socket, operations
 from rest.test_bad_bodies import good_request
 
 
@@ -75,7 +75,9 @@ async def test_what_is_not_there_is_not_found(sqlite_url: str) -> None:
             "/docs",
             "/redoc",
             "/tasks/",
-            "/tasks.css/../x",
+            "/tasks/nothing",
+            f"/tasks/jobs/{JOB_ID}/nothing",
+            "/tasks.css",
             "/mcp/",
             "/mcpx",
             "/%00",
@@ -89,10 +91,31 @@ async def test_what_is_not_there_is_not_found(sqlite_url: str) -> None:
                 assert "openapi.json" in problem["detail"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/nothing.js",
+        "/tasks.html",
+        "/../x",
+        "/..%2fpages.py",
+        "/%2e%2e/pages.py",
+        "/..%5cpages.py",
+        "/%00",
+        "//etc/passwd",
+    ],
+)
+async def test_beside_the_scripts_and_styles_of_the_pages_no_file_is_served(
+    sqlite_url: str, path: str
+) -> None:
+    async with open_api(sqlite_url) as api:
+        await api.refused(404, "not_found", "GET", f"/tasks/assets{path}")
+
+
 async def test_a_wrong_method_is_told_all_the_right_ones(sqlite_url: str) -> None:
     by_path: dict[str, set[str]] = {
-        "/tasks": {"GET"},
-        "/tasks.css": {"GET"},
+        **{path: {"GET"} for path in PAGES},
         "/": {"GET"},
         "/openapi.json": {"GET"},
     }
@@ -120,7 +143,8 @@ async def test_head_answers_as_get_does_without_the_body(sqlite_url: str) -> Non
             "/readyz",
             "/api/system/worker-pause",
             "/api/queue/jobs",
-            "/tasks",
+            *PAGES,
+            "/tasks/assets/app.js",
             "/openapi.json",
         ):
             head, get = await api.ask("HEAD", path), await api.ask("GET", path)

@@ -203,6 +203,32 @@ async def test_cursors_and_ids_of_events_that_nobody_gave_out_are_refused_or_fin
             assert answer.status_code in {200, 422}
 
 
+async def test_the_audit_log_is_filtered_by_outcome_and_action(database_url: str) -> None:
+    async with open_api(database_url) as api:
+        await api.pause()
+        await api.pause()
+        await api.resume()
+        await api.refused(
+            409, "not_paused", "POST", "/api/system/worker-pause", {"action": "resume", "reason": "r"}
+        )
+        path = "/api/system/control-events"
+        for query, found in (
+            ({"action": "pause"}, [("pause", "unchanged"), ("pause", "changed")]),
+            ({"action": "resume"}, [("resume", "refused"), ("resume", "changed")]),
+            ({"action": "resume", "outcome": "changed"}, [("resume", "changed")]),
+            ({"action": "pause", "outcome": "refused"}, []),
+        ):
+            page = await api.get(path, **query)
+            assert [(event["action"], event["outcome"]) for event in page["items"]] == found, query
+        first = await api.get(path, action="resume", limit=1)
+        rest = await api.get(path, action="resume", before=first["nextBefore"])
+        assert [event["outcome"] for event in (*first["items"], *rest["items"])] == ["refused", "changed"]
+        assert rest["nextBefore"] is None
+        for wrong in ("Pause", "stop", ""):
+            problem = await api.refused(422, "invalid_request", "GET", path, params={"action": wrong})
+            assert [error["field"] for error in problem["errors"]] == ["action"]
+
+
 async def test_what_is_looked_for_is_taken_as_it_stands(database_url: str) -> None:
     """No character in `q` means anything to the database."""
     async with open_api(database_url) as api:

@@ -216,7 +216,7 @@ async def test_health_the_page_and_the_description_are_there(database_url: str) 
         page = await api.ask("GET", "/tasks")
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/html")
-        style = await api.ask("GET", "/tasks.css")
+        style = await api.ask("GET", "/tasks/assets/tasks.css")
         assert style.headers["content-type"].startswith("text/css")
         home = await api.ask("GET", "/")
         assert (home.status_code, home.headers["location"]) == (307, "/tasks")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -159,6 +160,27 @@ def test_a_follower_is_told_of_counts_and_workers(server: Server) -> None:
         while told.get("metrics", {}).get("running") != 1 or told.get("workers", {}).get("connected") != 1:
             event = next(events)
             told[str(event.kind)] = event.data
+
+
+def test_a_follower_is_told_who_has_seen_each_version_though_the_numbers_are_the_same(server: Server) -> None:
+    def seen(version: int) -> None:
+        body = {"workerId": "w", "autoEnabled": True, "observedVersion": version}
+        post(server, "/api/queue/workers/heartbeat", **body)
+
+    seen(1)
+    with following(server.url + "/api/system/events") as events:
+        told = next(events).data["workers"]
+        while (told["connected"], told["acknowledged"]) != (1, 1):
+            event = next(events)
+            told = event.data if event.kind == "workers" else told
+        version = post(server, PAUSE, action="pause", mode="drain", reason="r")["system"]["version"]
+        seen(version)
+        kinds: list[str | None] = []
+        until = time.monotonic() + 15  # the counts are told every ten seconds, so that the end of this comes
+        while "system" not in kinds or kinds[-1] != "workers" or event.data["acknowledged"] != 1:
+            event = next(events)
+            kinds.append(event.kind)
+            assert time.monotonic() < until, kinds
 
 
 def test_a_jobs_log_has_no_gaps_and_its_stream_goes_on_behind_a_cut_and_ends_with_the_job(

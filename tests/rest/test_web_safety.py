@@ -8,15 +8,17 @@ import pytest
 
 from holdfast_core.errors import ConfigurationError
 from holdfast_core.settings import load_settings
-from rest.harness import SECURITY, Api, Socket, dump, open_api, open_socket, operations
+from rest.harness import PAGES, SECURITY, Api, Socket, dump, open_api, open_socket, operations
 
 pytestmark = pytest.mark.anyio
 
 JOB_ID: Final = "0199f0c2-8a3e-7c41-9f52-3b1d6a7e8c90"
-PAGES: Final = (
+ADDRESSES: Final = (
     "/",
-    "/tasks",
-    "/tasks.css",
+    *PAGES,
+    "/tasks/assets/tasks.css",
+    "/tasks/assets/app.js",
+    "/tasks/assets/nothing",
     "/openapi.json",
     "/mcp",
     "/nothing",
@@ -26,7 +28,7 @@ PAGES: Final = (
 #: Every address of the app, each method of it, and some that are none.
 EVERYWHERE: Final = [
     *((op.method, op.at(JOB_ID)) for op in operations()),
-    *(("GET", path) for path in PAGES),
+    *(("GET", path) for path in ADDRESSES),
     ("POST", "/mcp"),
     ("DELETE", "/mcp"),
     ("OPTIONS", "/mcp"),
@@ -328,16 +330,61 @@ async def test_no_answer_lets_another_site_read_it(sqlite_url: str) -> None:
         assert answer.status_code == 405
 
 
-async def test_the_page_may_load_nothing_but_its_own_style(sqlite_url: str) -> None:
+async def test_a_page_may_load_its_own_scripts_style_and_data_and_nothing_else(sqlite_url: str) -> None:
     async with open_api(sqlite_url) as api:
-        policy = (await api.ask("GET", "/tasks")).headers["content-security-policy"]
-        rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-        assert rules["default-src"] == "'none'"
-        assert rules["frame-ancestors"] == "'none'"
-        assert rules["form-action"] == "'none'"
-        assert rules["base-uri"] == "'none'"
-        assert not {"script-src", "connect-src"} & rules.keys()
-        assert "unsafe" not in policy
+        for path in PAGES:
+            assert _rules(await api.ask("GET", path)) == {
+                "default-src": "'none'",
+                "script-src": "'self'",
+                "connect-src": "'self'",
+                "style-src": "'self'",
+                "img-src": "'self'",
+                "base-uri": "'none'",
+                "form-action": "'none'",
+                "frame-ancestors": "'none'",
+                "require-trusted-types-for": "'script'",
+                "trusted-types": "'none'",
+            }
+
+
+async def test_what_is_no_page_may_run_no_script_at_all(sqlite_url: str) -> None:
+    async with open_api(sqlite_url) as api:
+        for path in (
+            "/",
+            "/openapi.json",
+            "/nothing",
+            "/tasks/nothing",
+            "/api/system/worker-pause",
+            "/healthz",
+        ):
+            rules = _rules(await api.ask("GET", path))
+            assert rules["default-src"] == "'none'"
+            assert rules["frame-ancestors"] == "'none'"
+            assert rules["form-action"] == "'none'"
+            assert rules["base-uri"] == "'none'"
+            assert not {"script-src", "connect-src"} & rules.keys(), path
+            assert "unsafe" not in str(rules)
+
+
+async def test_an_asset_is_asked_for_each_time_and_is_the_same_while_it_has_not_changed(
+    sqlite_url: str,
+) -> None:
+    async with open_api(sqlite_url) as api:
+        for path in ("/tasks/assets/app.js", "/tasks/assets/tasks.css"):
+            first = await api.ask("GET", path)
+            assert first.headers["cache-control"] == "no-cache"
+            again = await api.ask("GET", path, headers={"if-none-match": first.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+            assert again.headers["cache-control"] == "no-cache"
+            other = await api.ask("GET", path, headers={"if-none-match": '"of another server"'})
+            assert (other.status_code, other.content) == (200, first.content)
+        for path in PAGES:
+            assert (await api.ask("GET", path)).headers["cache-control"] == "no-store"
+
+
+def _rules(answer: Any) -> dict[str, str]:
+    policy = answer.headers["content-security-policy"]
+    return dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
 
 
 async def test_on_a_socket_what_is_no_http_is_refused(sqlite_url: str) -> None:

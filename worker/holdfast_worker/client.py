@@ -45,7 +45,7 @@ from holdfast_core.schemas import (
     WaitSnapshot,
     WorkerList,
 )
-from holdfast_core.states import JobPhase, JobStatus, PauseMode
+from holdfast_core.states import JobPhase, JobStatus, PauseAction, PauseMode
 from holdfast_worker.events import ServerEvent, server_events
 from holdfast_worker.failures import UnexpectedAnswer, failure_of
 from holdfast_worker.wire import (
@@ -178,9 +178,10 @@ class Client:
         limit: int | None = None,
         before: UUID | None = None,
         outcome: EventOutcome | None = None,
+        action: PauseAction | str | None = None,
     ) -> ControlEventPage:
         """The audit log, newest first."""
-        query = {"limit": limit, "before": before, "outcome": outcome}
+        query = {"limit": limit, "before": before, "outcome": outcome, "action": action}
         return self._get(ControlEventPage, "/api/system/control-events", query)
 
     def workers(self) -> WorkerList:

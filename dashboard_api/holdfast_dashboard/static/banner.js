@@ -40,7 +40,7 @@ export function showBanner(feed) {
   const change = button("Change mode or reason…", () => pauseDialog(feed), { id: "change" });
   const resume = button("Resume…", () => resumeDialog(feed), { id: "resume" });
   const degraded = h("p", { id: "degraded", hidden: true });
-  put(document.getElementById("banner-actions"), pause, change, resume, degraded);
+  put(document.getElementById("banner-actions"), pause, resume, change, degraded);
   const show = () => {
     const { system } = feed;
     const words = titleOf(system);

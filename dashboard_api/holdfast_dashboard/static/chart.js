@@ -5,7 +5,7 @@ import { clock, h, s, timeOfDay } from "./dom.js";
 const WIDTH = 320;
 const HEIGHT = 96;
 const LEFT = 4;
-const TOP = 8;
+const TOP = 16;
 const BOTTOM = 16;
 
 const rounded = (number) => Number(number.toFixed(1));
@@ -18,7 +18,7 @@ function frame(label, from, to, most, unit, marks) {
   return { x, y, svg: s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label, class: "chart" },
     marks(x, y),
     s("line", { x1: LEFT, x2: WIDTH - LEFT, y1: y(0), y2: y(0), class: "axis" }),
-    s("text", { x: LEFT, y: TOP + 2, class: "tick" }, `${most} ${unit}`.trim()),
+    s("text", { x: LEFT, y: TOP - 6, class: "tick" }, `${most} ${unit}`.trim()),
     s("text", { x: LEFT, y: HEIGHT - 3, class: "tick" }, clockTime(from)),
     s("text", { x: WIDTH - LEFT, y: HEIGHT - 3, class: "tick end" }, clockTime(to))) };
 }
@@ -34,8 +34,17 @@ function runs(points, gap) {
   return found;
 }
 
-/** A line over time. `points`: [{at: ms, value}], oldest first. `shade`: [{from, to}] to mark, in ms. */
-export function line({ title, points, unit = "", from, to = clock.now(), gap = Infinity, shade = [] }) {
+/** The corners of a line; in steps each value holds until the next. */
+function corners(run, x, y, steps) {
+  return run.flatMap((point, at) => [
+    ...(steps && at > 0 ? [`${x(point.at)},${y(run[at - 1].value)}`] : []), `${x(point.at)},${y(point.value)}`]).join(" ");
+}
+
+/**
+ * A line over time. `points`: [{at: ms, value}], oldest first. `shade`: [{from, to}] to mark, in ms. `steps`: each value
+ * holds until the next.
+ */
+export function line({ title, points, unit = "", from, to = clock.now(), gap = Infinity, shade = [], steps = false }) {
   const most = Math.max(1, ...points.map((point) => point.value));
   const now = points.at(-1);
   const words = now ? `${title}: now ${rounded(now.value)} ${unit}, at most ${rounded(most)} ${unit}` : `${title}: nothing yet`;
@@ -44,7 +53,7 @@ export function line({ title, points, unit = "", from, to = clock.now(), gap = I
       height: HEIGHT - TOP - BOTTOM, class: "shade" })),
     runs(points, gap).map((run) => run.length === 1
       ? s("circle", { cx: x(run[0].at), cy: y(run[0].value), r: 2, class: "dot" })
-      : s("polyline", { points: run.map((point) => `${x(point.at)},${y(point.value)}`).join(" "), class: "line" })),
+      : s("polyline", { points: corners(run, x, y, steps), class: "line" })),
   ]);
   return figure(title, svg);
 }

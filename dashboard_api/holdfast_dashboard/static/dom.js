@@ -106,7 +106,7 @@ export function jobLink(id) {
 /** A table; `rows` are arrays of cells. On a narrow screen each row becomes a card, so each cell knows its column. */
 export function table(caption, columns, rows) {
   return h("div", { class: "scroll" }, h("table", {},
-    h("caption", { class: "quiet" }, caption),
+    h("caption", { class: "unseen" }, caption),
     h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col" }, column)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, at) =>
       h("td", { "data-column": columns[at] }, cell ?? "–")))))));

@@ -26,7 +26,7 @@ class Course {
       this.since = began;
       this.samples = [];
       this.#remember(audit);
-      get(`/api/system/control-events?outcome=changed&limit=50`).then((page) => this.#remember(page.items), () => {});
+      get("/api/system/control-events?outcome=changed&action=pause&limit=50").then((page) => this.#remember(page.items), () => {});
       get("/api/system/metrics/history?minutes=120").then(({ items }) => this.#add(items
         .map((minute) => ({ at: Date.parse(minute.minute) + 60_000, value: minute.running + minute.staleRunning }))), () => {});
     }
@@ -79,7 +79,7 @@ function blockerRow(item) {
   return h("li", { class: "blocker" },
     h("div", {}, badge(item.verdict), " ", jobLink(item.jobId), ` ${item.type} on ${item.workerId}, for ${duration(item.ageSeconds)}`,
       item.checkpoint && [", last checkpoint ", item.checkpoint]),
-    h("p", { class: "quiet" }, item.advice, " Last heartbeat ", time(item.lastHeartbeatAt), "."),
+    h("p", { class: "quiet" }, item.advice, " · last heartbeat ", time(item.lastHeartbeatAt)),
     item.verdict === "stale" && button("Requeue…", () => requeue(item)));
 }
 
@@ -153,7 +153,7 @@ export function drainCard(feed) {
     put(words, quiesce ? `${metrics.parked} of ${left} parked` : `${course.most - left} of ${course.most} done`,
       metrics.staleRunning > 0 && `, ${metrics.staleRunning} stale: nobody heartbeats for ${metrics.staleRunning === 1 ? "it" : "them"}`,
       !quiesce && estimate !== null && `; about ${duration(estimate)} left, if jobs go on ending as they have`);
-    put(chart, line({ title: "Jobs still held, since the pause", points: course.samples, unit: "jobs", from: course.since }));
+    put(chart, line({ title: "Jobs still held, since the pause", points: course.samples, unit: "jobs", from: course.since, steps: true }));
     if (left > 0) askBlockers();
     else blocked.hidden = true;
   };

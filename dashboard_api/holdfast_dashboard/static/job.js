@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { button, clock, duration, h, moment, put, table, time } from "./dom.js";
 import { reasonDialog } from "./forms.js";
-import { jobBadge } from "./jobs.js";
+import { isStale, jobBadge } from "./jobs.js";
 import { notice } from "./notices.js";
 
 const REFRESH_MS = 2_000;
@@ -16,8 +16,6 @@ function lease(job) {
   const left = (Date.parse(job.leaseExpiresAt) - clock.now()) / 1000;
   return left > 0 ? `ends in ${duration(left)} unless it is renewed` : `stale: ran out ${duration(-left)} ago, nobody heartbeats`;
 }
-
-const isStale = (job) => job.status === "running" && Date.parse(job.leaseExpiresAt) <= clock.now();
 
 function facts(job) {
   const rows = [
@@ -118,7 +116,7 @@ export function page(feed, main) {
     put(body, facts(job));
     const state = JSON.stringify([job.status, isStale(job), job.cancelRequestedAt]);
     if (state !== shown) put(doing, ...actions(job, refresh));
-    if (shown === "") put(payload, h("code", {}, JSON.stringify(job.payload, null, 2)));
+    if (shown === "") put(payload, ...lines(JSON.stringify(job.payload, null, 2)));
     if (state !== shown) showArtifacts();
     shown = state;
     if (close === null) close = followLog(id, log, logSaid, refresh);

@@ -1,7 +1,7 @@
 // The list of jobs, by status, type and text, a page at a time; and the form for a new one.
 
 import { get, Keys, post, Refusal } from "./api.js";
-import { badge, button, h, jobLink, moment, put, table, time } from "./dom.js";
+import { badge, button, clock, h, jobLink, moment, put, table, time } from "./dom.js";
 import { field, formDialog, missing } from "./forms.js";
 import { notice } from "./notices.js";
 
@@ -10,9 +10,13 @@ const REFRESH_MS = 3_000;
 const TYPING_MS = 250;
 const STATUSES = ["queued", "running", "succeeded", "failed", "cancelled", "dead_letter"];
 
+/** Whether its lease has run out: nobody heartbeats. */
+export const isStale = (job) => job.status === "running" && Date.parse(job.leaseExpiresAt) <= clock.now();
+
 /** A status in words; `stale` and `parked` where that is so. */
 export function jobBadge(job) {
   if (job.status !== "running") return badge(job.status);
+  if (isStale(job)) return [badge(job.status), " ", badge("stale")];
   return job.phase && job.phase !== "running" ? [badge(job.status), " ", badge(job.phase)] : badge(job.status);
 }
 

@@ -97,10 +97,12 @@ class FeedService:
                     if len(events) < PAGE:
                         current = await self._snapshots.recent(POLL_SECONDS)
                         late = self._clock.monotonic() - told_at >= RETELL_SECONDS
-                        if late or _told_apart(current.metrics) != _told_apart(told.metrics):
+                        # The counts are those of a version: the same ones of the next version are news.
+                        changed = current.system.version != told.system.version
+                        if late or changed or _told_apart(current.metrics) != _told_apart(told.metrics):
                             told_at = self._clock.monotonic()
                             yield FeedEvent("metrics", current.metrics)
-                        if current.workers != told.workers:
+                        if changed or current.workers != told.workers:
                             yield FeedEvent("workers", current.workers)
                         told = current
                         await changes.wait(POLL_SECONDS)

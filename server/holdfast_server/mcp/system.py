@@ -163,6 +163,7 @@ SYSTEM_TOOLS: Final[tuple[Tool[Any], ...]] = (
             "limit": "How many at most.",
             "before": "The nextBefore of the page before.",
             "outcome": "Only events of this outcome.",
+            "action": "Only pauses, or only resumes.",
         },
     ),
 )

@@ -18,14 +18,20 @@ __all__ = ["history"]
 @click.option(
     "--outcome", type=click.Choice(["changed", "unchanged", "refused"]), help="Only events that ended so."
 )
+@click.option("--action", type=click.Choice(["pause", "resume"]), help="Only pauses, or only resumes.")
 @server
 @as_json
 def history(
-    limit: int, outcome: "EventOutcome | None", url: str | None, token: str | None, as_json: bool
+    limit: int,
+    outcome: "EventOutcome | None",
+    action: str | None,
+    url: str | None,
+    token: str | None,
+    as_json: bool,
 ) -> None:
     """List who paused and resumed, when and why; the newest first."""
     with connected(url, token) as client:
-        page = client.history(limit=limit, outcome=outcome)
+        page = client.history(limit=limit, outcome=outcome, action=action)
         if as_json:
             write_json(client.last_answer)
             return
@@ -34,6 +40,10 @@ def history(
         if page.items:
             write_table(EVENT_COLUMNS, [event_row(event) for event in page.items])
         else:
-            say("Nobody has paused or resumed yet.")
+            say(
+                "Nobody has paused or resumed yet."
+                if outcome is None and action is None
+                else "No such event."
+            )
         if page.next_before is not None:
             say(f"There are older ones; --limit shows more than {limit}.")
