@@ -36,7 +36,9 @@ def main(wheel: str) -> None:
         "holdfast_worker",
     }, packages
     assert any(name.startswith("holdfast_core/db/migrations/versions/") for name in names), "no migrations"
-    assert {"holdfast_dashboard/static/tasks.html", "holdfast_dashboard/static/app.js"} <= set(names), "no dashboard"
+    assert {"holdfast_dashboard/static/tasks.html", "holdfast_dashboard/static/app.js"} <= set(names), (
+        "no dashboard"
+    )
     print(f"{wheel}: {len(names)} files of {len(packages)} packages")
 
 
