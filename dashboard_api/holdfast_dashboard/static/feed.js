@@ -45,7 +45,9 @@ export class Feed extends EventTarget {
 
   /** Take in a snapshot that came as the answer to something else. */
   take(snapshot) {
-    if (this.system === null || snapshot.system.version >= this.system.version) this.#adopt(snapshot);
+    if (this.system !== null && snapshot.system.version < this.system.version) return;
+    this.#turn += 1; // what was asked before may be older
+    this.#adopt(snapshot);
   }
 
   get #hiddenAway() {
@@ -68,7 +70,12 @@ export class Feed extends EventTarget {
       this.way = "live";
       this.#adopt(snapshot);
     });
-    on("system", (system) => { this.system = system; });
+    on("system", (system) => {
+      if (system.version <= this.system.version) return;
+      this.system = system;
+      // The counts of the new version are still to come: until then nothing is drained or safe.
+      this.metrics = { ...this.metrics, isDrained: false, isParked: false, safeToUpgrade: false };
+    });
     on("metrics", (metrics) => { this.metrics = metrics; });
     on("workers", (workers) => { this.workers = workers; });
     on("audit", (event) => {

@@ -96,6 +96,9 @@ class FeedService:
                             yield FeedEvent("system", system)
                     if len(events) < PAGE:
                         current = await self._snapshots.recent(POLL_SECONDS)
+                        if current.system.version < system.version:
+                            # Counts of an earlier version would say of this one what is not so.
+                            current = await self._snapshots.recent(0)
                         late = self._clock.monotonic() - told_at >= RETELL_SECONDS
                         # The counts are those of a version: the same ones of the next version are news.
                         changed = current.system.version != told.system.version
