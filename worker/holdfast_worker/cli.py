@@ -23,6 +23,7 @@ _CLIENT_VERBS: Final = (
     "pause",
     "resume",
     "wait",
+    "maintain",
     "history",
     "enqueue",
     "jobs",

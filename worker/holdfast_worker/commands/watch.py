@@ -1,6 +1,7 @@
-"""`holdfast watch`: what happens to the system, line by line."""
+"""`holdfast watch`: what happens to the system, in place on a terminal, line by line in a pipe."""
 
 import json
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from holdfast_worker.terminal.text import escaped, moment
 
 if TYPE_CHECKING:
     from holdfast_core.schemas import ControlEvent, Metrics, System, WorkerCounts
+    from holdfast_worker.client import Client
     from holdfast_worker.events import ServerEvent
 
 __all__ = ["watch"]
@@ -19,11 +21,13 @@ __all__ = ["watch"]
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON: event, id, data.")
+@click.option("--lines", is_flag=True, help="A line for each change on a terminal, too, as in a pipe.")
 @server
-def watch(url: str | None, token: str | None, as_json: bool) -> None:
-    """Follow what happens, a line for each change.
+def watch(url: str | None, token: str | None, as_json: bool, lines: bool) -> None:
+    """Follow what happens.
 
-    The pause, the counts and the workers, until Ctrl-C, which ends it with 0.
+    The pause, the counts and the workers, until Ctrl-C, which ends it with 0. On a terminal it is kept up
+    to date in place, in a pipe there is a line for each change.
 
     When the server goes away it is waited for. Once it is back the state is told anew, and behind it
     what was missed of the audit log.
@@ -31,13 +35,31 @@ def watch(url: str | None, token: str | None, as_json: bool) -> None:
     from holdfast_worker.terminal.following import following
 
     with connected(url, token) as client:
-        tell = _as_json if as_json else _Teller().tell
         client.status()  # a server that was never there is not waited for
         say(f"Following {client.url}. Ctrl-C ends.")
+        if sys.stdout.isatty() and not lines and not as_json:
+            _live(client)
+            return
+        tell = _as_json if as_json else _Teller().tell
         try:
             with closing(following(lambda after: client.follow_system(last_event_id=after))) as events:
                 for event in events:
                     tell(event)
+        except KeyboardInterrupt:
+            return
+
+
+def _live(client: "Client") -> None:
+    from holdfast_worker.terminal.following import following
+    from holdfast_worker.terminal.live import LiveView
+
+    with LiveView() as view:
+        try:
+            with closing(
+                following(lambda after: client.follow_system(last_event_id=after), view.lost)
+            ) as events:
+                for event in events:
+                    view.tell(event)
         except KeyboardInterrupt:
             return
 

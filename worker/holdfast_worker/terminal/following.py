@@ -17,11 +17,14 @@ FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 15.0
 
 
-def following(opened: Callable[[str | None], Iterator["ServerEvent"]]) -> Generator["ServerEvent"]:
+def following(
+    opened: Callable[[str | None], Iterator["ServerEvent"]], tell: Callable[[str], None] = say
+) -> Generator["ServerEvent"]:
     """The events of a stream that has no end. `opened` opens it behind the event of an id; None: at its beginning.
 
-    Where it breaks off it is opened again, with back-off, and words on stderr say so; what waiting does not mend is
-    raised. It waits from the start, so ask the server something before: one that never answered is not restarting.
+    Where it breaks off it is opened again, with back-off, and `tell` is told so in words (by default on stderr); what
+    waiting does not mend is raised. It waits from the start, so ask the server something before: one that never
+    answered is not restarting.
     """
     from holdfast_core.errors import Unavailable
     from holdfast_worker.failures import UntrustedServer
@@ -34,7 +37,7 @@ def following(opened: Callable[[str | None], Iterator["ServerEvent"]]) -> Genera
         try:
             for event in opened(last_id):
                 if away:
-                    say("Connected again.")
+                    tell("Connected again.")
                 away, wait = False, FIRST_WAIT
                 if event.event == "error":  # the server's last words; it ends the stream behind them
                     cause = f"The server: {_detail_of(event)}"
@@ -46,7 +49,7 @@ def following(opened: Callable[[str | None], Iterator["ServerEvent"]]) -> Genera
         except Unavailable as error:
             cause, patience = str(error), error.retry_after or 0
         if not away:
-            say(f"{cause} Waiting for it to come back.")
+            tell(f"{cause} Waiting for it to come back.")
             away = True
         time.sleep(min(max(wait, patience), LONGEST_WAIT))
         wait = min(wait * 2, LONGEST_WAIT)
