@@ -14,6 +14,7 @@ VERBS = [
     "pause",
     "resume",
     "wait",
+    "maintain",
     "history",
     "enqueue",
     "jobs",

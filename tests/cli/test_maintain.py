@@ -5,12 +5,15 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from cli.harness import Bench, Cli, Result
 from holdfast_core.schemas import ControlEvent, System
+from holdfast_worker.cli import main
 from holdfast_worker.client import Client
+from holdfast_worker.terminal import own_pause
 from support.servers import start_server
 
 MAINTAIN = ("maintain", "--reason", "the upgrade")
@@ -73,8 +76,30 @@ def test_in_quiesce_it_runs_once_all_that_runs_is_parked(cli: Cli, bench: Bench)
     bench.park(job)
     done = running.ended()
     assert (done.code, done.out) == (0, "ran\n")
+    assert "1 parked" in done.err, "the resume warns of what it lets go on"
     assert not system(bench).workers_paused
+    assert toggles(bench, 1)[0].force_resume, "that parked jobs go on is what the mode is for"
     bench.finish(job)
+
+
+def test_the_command_has_the_terminal_and_the_address(cli_for: Callable[[str], Cli], bench: Bench) -> None:
+    looks = """
+import os, sys
+print(input(), os.environ["HOLDFAST_URL"], os.getpgrp() == os.getpgid(os.getppid()))
+print("words", file=sys.stderr)
+"""
+    url = bench.client.url
+    cli = cli_for("http://127.0.0.1:9")
+    done = cli(*MAINTAIN, "--url", url, *python(looks), stdin="typed")
+    assert (done.code, done.out) == (0, f"typed {url} True\n")
+    assert "words\n" in done.err
+
+
+def test_a_long_reason_is_cut_for_the_resume(cli: Cli, bench: Bench) -> None:
+    done = cli("maintain", "--reason", "x" * 1_000, *python(CODE, "0"))
+    assert done.code == 0, done.err
+    reason = toggles(bench, 1)[0].reason or ""
+    assert (len(reason), reason.startswith("maintenance done: xx")) == (1_000, True)
 
 
 def test_a_command_that_fails_leaves_the_pause_and_says_so_loudly(cli: Cli, bench: Bench) -> None:
@@ -90,6 +115,16 @@ def test_a_command_that_a_signal_ends_has_failed(cli: Cli, bench: Bench) -> None
     done = cli(*MAINTAIN, *python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
     assert done.code == 1
     assert "by signal 9" in done.err
+    assert system(bench).workers_paused
+
+
+def test_a_command_that_a_signal_to_the_verb_ends_leaves_the_pause(cli: Cli, bench: Bench) -> None:
+    running = cli.start(*MAINTAIN, *python("import time; print('ran', flush=True); time.sleep(60)"))
+    running.wrote("ran")
+    os.kill(running.pid, signal.SIGTERM)
+    done = running.ended()
+    assert done.code == 1
+    assert "by signal 15. WORKERS STAY PAUSED" in done.err
     assert system(bench).workers_paused
 
 
@@ -216,6 +251,80 @@ def test_a_server_that_the_command_restarts_is_waited_for(
     ):
         assert running.ended().code == 0
         assert not client.status().system.workers_paused
+
+
+def test_a_signal_while_the_resume_waits_says_that_workers_stay_paused(
+    cli_for: Callable[[str], Cli], sqlite_url: str
+) -> None:
+    with start_server(sqlite_url) as server:
+        running = cli_for(server.url).start(*MAINTAIN, *python(UNTIL_ASKED))
+        running.wrote("ran")
+        server.stop()
+        os.kill(running.pid, signal.SIGTERM)  # ends the command
+        running.said("Waiting for the server, to resume")
+        os.kill(running.pid, signal.SIGTERM)
+        done = running.ended()
+    assert done.code == 1
+    assert "The command succeeded, but WORKERS STAY PAUSED" in done.err
+    assert "holdfast resume" in done.err
+
+
+def test_a_pause_that_cannot_be_undone_is_not_passed_over(
+    cli_for: Callable[[str], Cli], sqlite_url: str
+) -> None:
+    with start_server(sqlite_url) as server, Client(server.url, token="") as client:
+        Bench(client).run_job()
+        running = cli_for(server.url).start(*MAINTAIN, *python(CODE, "0"))
+        running.said("1 running")
+        server.kill()
+        running.said("Still waiting")
+        running.interrupt()
+        running.said("Waiting for the server, to resume")
+        running.interrupt()
+        done = running.ended()
+    assert (done.code, done.out) == (1, "")
+    assert "WORKERS STAY PAUSED: undoing the pause was interrupted" in done.err
+    assert "holdfast resume" in done.err
+
+
+def test_where_early_resumes_are_refused_its_own_pause_is_undone_all_the_same(
+    cli_for: Callable[[str], Cli], sqlite_url: str
+) -> None:
+    with (
+        start_server(sqlite_url, HOLDFAST_REQUIRE_FORCE_RESUME="true") as server,
+        Client(server.url, token="") as client,
+    ):
+        bench = Bench(client)
+        job = bench.run_job()
+        done = cli_for(server.url)(*MAINTAIN, "--timeout", "1s", *python(CODE, "0"))
+        assert done.code == 4
+        undone(done, bench)
+        bench.park(job)
+        done = cli_for(server.url)(*MAINTAIN, "--mode", "quiesce", *python(CODE, "0"))
+        assert (done.code, system(bench).workers_paused) == (0, False)
+
+
+def test_a_server_that_does_not_come_back_ends_it_with_6_and_the_way_out(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(own_pause, "BACK_SECONDS", 0.5)
+    stops = """
+import contextlib, os, signal, socket, sys
+os.kill(int(sys.argv[1]), signal.SIGKILL)
+with contextlib.suppress(ConnectionRefusedError):
+    while True:
+        with contextlib.suppress(ConnectionResetError):
+            socket.create_connection(("127.0.0.1", int(sys.argv[2]))).close()
+"""
+    with start_server(sqlite_url) as server:
+        port = str(urlsplit(server.url).port)
+        command = python(stops, str(server.process.pid), port)
+        code = main([*MAINTAIN, "--url", server.url, *command], standalone_mode=False)
+        server.kill()  # the command has, already
+    said = capfd.readouterr().err
+    assert code == 6
+    assert "The command succeeded, but WORKERS STAY PAUSED" in said
+    assert "holdfast resume" in said
 
 
 def test_a_server_that_is_not_there_ends_it_with_6_and_nothing_is_run(cli_for: Callable[[str], Cli]) -> None:

@@ -1,5 +1,6 @@
 """`holdfast watch` on a terminal: kept up to date in place, and never showing what the server does not say."""
 
+import io
 import os
 import pty
 import re
@@ -11,8 +12,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import pytest
+from rich.console import Console
+
 from cli.harness import Bench, Cli
+from holdfast_core.schemas import Answer
 from holdfast_worker.client import Client
+from holdfast_worker.events import ServerEvent
+from holdfast_worker.terminal import live
 from support.reaper import reaper
 from support.servers import start_server
 
@@ -21,11 +28,12 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """What a terminal was sent, without colours and cursor movements."""
+    """What a terminal was sent, without colours and cursor movements; `raw` with them."""
 
     def __init__(self, file: int) -> None:
         self._file = file
         self._text = ""
+        self.raw = ""
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -49,20 +57,22 @@ class Terminal:
             except OSError:  # Linux: the other end is closed
                 return
             with self._more:
+                self.raw += part.decode(errors="replace")
                 self._text = _CONTROLS.sub("", self._text + part.decode(errors="replace"))
                 self._more.notify_all()
 
 
 @contextmanager
-def watching(url: str, *options: str) -> Generator[tuple[Terminal, subprocess.Popen[bytes]]]:
+def watching(url: str, *options: str, **more: str) -> Generator[tuple[Terminal, subprocess.Popen[bytes]]]:
     ours, theirs = pty.openpty()
-    environment = {k: v for k, v in os.environ.items() if k not in {"FORCE_COLOR", "COLUMNS"}}
+    environment = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}
+    size = {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
     process = subprocess.Popen(
         [sys.executable, "-m", "holdfast_worker.cli", "watch", *options],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=environment | {"HOLDFAST_URL": url, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+        env=environment | {"HOLDFAST_URL": url} | size | more,
         start_new_session=True,
     )
     os.close(theirs)
@@ -131,3 +141,95 @@ def test_lines_are_lines_on_a_terminal_too(cli: Cli, bench: Bench) -> None:
         bench.client.pause("drain", "lines")
         terminal.shows("paused (drain)", at)
         assert "Workers: " not in terminal.shows("lines", at)
+
+
+def test_the_bar_begins_with_what_ran_when_this_pause_began(cli: Cli, bench: Bench) -> None:
+    jobs = [bench.run_job() for _ in range(5)]
+    bench.client.pause("drain", "an earlier one, with more")
+    bench.client.resume("not that one")
+    for job in jobs[2:]:
+        bench.finish(job)
+    bench.client.pause("drain", "this one")
+    bench.finish(jobs[0])
+    bench.client.pause("drain", "this one, in other words")
+    with watching(cli.url) as (terminal, _):
+        terminal.shows("1 of 2 ended")
+        at = terminal.mark()
+        bench.finish(jobs[1])
+        terminal.shows("2 of 2 ended", at)
+        terminal.shows("Safe to upgrade", at)
+
+
+def test_no_color_is_honoured(cli: Cli, bench: Bench) -> None:
+    bench.client.pause("drain", "no colour")
+    with watching(cli.url, NO_COLOR="1") as (terminal, _):
+        terminal.shows("Safe to upgrade")
+    assert not re.search(r"\x1b\[[\d;]*m", terminal.raw)
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(cli: Cli, bench: Bench) -> None:
+    with watching(cli.url, TERM="dumb") as (terminal, _):
+        terminal.shows("0 running (0 parked), 0 stale")
+        at = terminal.mark()
+        bench.client.pause("drain", "lines")
+        terminal.shows("paused (drain)", at)
+
+
+class Paper:
+    """A view that is drawn on paper: what it shows now, as text."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._file = io.StringIO()
+        console = Console(file=self._file, force_terminal=False, width=120)
+        monkeypatch.setattr(live, "terminal", lambda: console)
+        self.view = live.LiveView()
+
+    def tell(self, name: str, data: Answer) -> None:
+        self.view.tell(ServerEvent(name, data.model_dump_json(), None))
+
+    @property
+    def text(self) -> str:
+        """What is shown now."""
+        self._file.seek(0)
+        self._file.truncate()
+        with self.view:
+            pass
+        return self._file.getvalue()
+
+
+def test_a_server_that_says_nothing_any_more_is_unknown_though_it_hung_up_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = Paper(monkeypatch)
+    paused = bench.client.pause("drain", "the reason")
+    paper.tell("snapshot", paused)
+    assert "Safe to upgrade" in paper.text
+    monkeypatch.setattr(live, "SILENT_SECONDS", -1.0)
+    text = paper.text
+    assert re.search(r"Workers: Unknown since \d\d:\d\d:\d\d UTC\. The server does not answer\.", text)
+    assert "Safe to upgrade" not in text
+    assert "Workers: Paused" not in text
+    monkeypatch.setattr(live, "SILENT_SECONDS", 20.0)
+    paper.tell("metrics", paused.metrics)
+    assert "Safe to upgrade" in paper.text, "it is heard again"
+
+
+def test_what_was_counted_under_an_earlier_version_says_nothing_of_the_new_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = Paper(monkeypatch)
+    first = bench.client.pause("drain", "first")
+    second = bench.client.pause("drain", "second")
+    paper.tell("snapshot", first)
+    assert "workers have seen this version" in paper.text
+    paper.tell("system", second.system)
+    text = paper.text
+    assert "Workers: Paused (Drain)" in text
+    assert "Safe to upgrade" not in text
+    assert "workers have seen this version" not in text
+    assert "running (" not in text
+    paper.tell("metrics", second.metrics)
+    paper.tell("workers", second.workers)
+    text = paper.text
+    assert "Safe to upgrade" in text
+    assert "workers have seen this version" in text

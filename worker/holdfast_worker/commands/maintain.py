@@ -52,6 +52,7 @@ def maintain(
     success (4: time is up; 5: only stale jobs remain), or is interrupted, nothing has been run and this
     pause is undone. A pause that somebody else changed meanwhile is left as it is (8).
     """
+    import os
     import shutil
 
     from holdfast_worker.terminal.maintenance import Maintenance
@@ -62,4 +63,5 @@ def maintain(
             param_hint="COMMAND",
         )
     with connected(url, token) as client:
-        Maintenance(client, reason, mode, timeout).run(command, within=within)
+        environment = os.environ | {"HOLDFAST_URL": url or client.url}
+        Maintenance(client, reason, mode, timeout).run(command, environment, within=within)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -37,8 +37,7 @@ def watch(url: str | None, token: str | None, as_json: bool, lines: bool) -> Non
     with connected(url, token) as client:
         client.status()  # a server that was never there is not waited for
         say(f"Following {client.url}. Ctrl-C ends.")
-        if sys.stdout.isatty() and not lines and not as_json:
-            _live(client)
+        if sys.stdout.isatty() and not lines and not as_json and _live(client):
             return
         tell = _as_json if as_json else _Teller().tell
         try:
@@ -49,19 +48,21 @@ def watch(url: str | None, token: str | None, as_json: bool, lines: bool) -> Non
             return
 
 
-def _live(client: "Client") -> None:
+def _live(client: "Client") -> bool:
+    """Whether this terminal can show it in place; if so, it has been shown to the end."""
     from holdfast_worker.terminal.following import following
-    from holdfast_worker.terminal.live import LiveView
+    from holdfast_worker.terminal.live import LiveView, can_draw
 
-    with LiveView() as view:
-        try:
-            with closing(
-                following(lambda after: client.follow_system(last_event_id=after), view.lost)
-            ) as events:
-                for event in events:
-                    view.tell(event)
-        except KeyboardInterrupt:
-            return
+    if not can_draw():
+        return False
+    with (
+        LiveView() as view,
+        suppress(KeyboardInterrupt),
+        closing(following(lambda after: client.follow_system(last_event_id=after), view.lost)) as events,
+    ):
+        for event in events:
+            view.tell(event)
+    return True
 
 
 def _as_json(event: "ServerEvent") -> None:

@@ -1,24 +1,31 @@
 """`holdfast watch` for people: how things stand, kept up to date in place."""
 
-from collections import deque
+import time
 from datetime import UTC, datetime
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from holdfast_worker.terminal.output import COLOURS, terminal
-from holdfast_worker.terminal.text import escaped, moment
+from holdfast_worker.terminal.drawing import acknowledged, banner, counts, drain, held, log, unknown
+from holdfast_worker.terminal.output import terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from holdfast_core.schemas import ControlEvent, Metrics, Snapshot, System, WorkerCounts
     from holdfast_worker.events import ServerEvent
 
-__all__ = ["LiveView"]
+__all__ = ["LiveView", "can_draw"]
 
 #: Lines of the audit log that are shown.
 EVENTS: Final = 8
+#: The server tells its counts every ten seconds at least: after this it does not answer, though it hung up nothing.
+SILENT_SECONDS: Final = 20.0
+
+
+def can_draw() -> bool:
+    """Whether the terminal can move its cursor, so that a view can be kept up to date in place."""
+    return not terminal().is_dumb_terminal
 
 
 class LiveView:
@@ -30,14 +37,14 @@ class LiveView:
         self._system: System | None = None
         self._metrics: Metrics | None = None
         self._workers: WorkerCounts | None = None
-        self._events: deque[ControlEvent] = deque(maxlen=EVENTS)
+        self._events: list[ControlEvent] = []
+        #: The most jobs that were held under this version of the pause.
         self._most = 0
-        self._heard = datetime.now(UTC)
         self._cause = ""
-        # Drawn anew by itself, so that ages grow.
-        self._live = Live(
-            console=terminal(), get_renderable=self._drawn, refresh_per_second=2, transient=False
-        )
+        self._hear()
+        # It draws from a thread of its own, by the clock, so that silence shows.
+        self._lock = Lock()
+        self._live = Live(console=terminal(), get_renderable=self._drawn, refresh_per_second=2)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -52,111 +59,68 @@ class LiveView:
         """Take in one event; those that this version does not know are left out."""
         from holdfast_core.schemas import ControlEvent, Metrics, Snapshot, System, WorkerCounts
 
-        match event.event:
-            case "snapshot":
-                self._begin(event.read(Snapshot))
-            case "system":
-                self._system = event.read(System)
-                # The counts of the new version are still to come: until then nothing is drained or safe.
-                self._metrics = None
-                self._most = 0
-            case "metrics":
-                self._metrics = event.read(Metrics)
-            case "workers":
-                self._workers = event.read(WorkerCounts)
-            case "audit":
-                self._remember(event.read(ControlEvent))
-            case _:
-                return
-        if self._metrics is not None:
-            self._most = max(self._most, self._metrics.running + self._metrics.stale_running)
-        self._heard = datetime.now(UTC)
+        with self._lock:
+            match event.event:
+                case "snapshot":
+                    self._begin(event.read(Snapshot))
+                case "system":
+                    self._system = event.read(System)
+                    # What is counted under the new version is still to come: until then nothing is drained or safe.
+                    self._metrics = self._workers = None
+                    self._most = 0
+                case "metrics":
+                    self._metrics = event.read(Metrics)
+                case "workers":
+                    self._workers = event.read(WorkerCounts)
+                case "audit":
+                    self._remember(event.read(ControlEvent))
+                case _:
+                    pass
+            if self._metrics is not None:
+                self._most = max(self._most, held(self._metrics))
+            self._hear()
         self._live.refresh()
 
     def lost(self, cause: str) -> None:
         """The server does not answer: what it said last is not how things stand."""
-        self._system = self._metrics = self._workers = None
-        self._cause = cause
+        with self._lock:
+            self._system = self._metrics = self._workers = None
+            self._cause = cause
         self._live.refresh()
+
+    def _hear(self) -> None:
+        self._heard, self._heard_at = time.monotonic(), datetime.now(UTC)
 
     def _begin(self, snapshot: "Snapshot") -> None:
         self._system, self._metrics, self._workers = snapshot.system, snapshot.metrics, snapshot.workers
-        self._events.clear()
-        for event in reversed(snapshot.audit.latest):
-            self._remember(event)
+        self._most = 0
+        self._events = snapshot.audit.latest[:EVENTS]
 
     def _remember(self, event: "ControlEvent") -> None:
-        if any(known.id == event.id for known in self._events):
-            return
-        self._events.appendleft(event)
-        # What ran when the pause began is where its bar begins.
-        if event.action == "pause" and event.outcome == "changed" and event.running is not None:
-            self._most = max(self._most, event.running + (event.stale_running or 0))
+        if all(known.id != event.id for known in self._events):
+            self._events = [event, *self._events][:EVENTS]
 
     def _drawn(self) -> "RenderableType":
         from rich.console import Group
-        from rich.text import Text
 
-        if self._system is None:
-            words = f"Workers: Unknown. The server does not answer since {moment(self._heard)}. {self._cause}"
-            return Group(Text(escaped(words), "bold red"), self._log())
-        return Group(*self._banner(self._system), *self._counts(self._system), self._log())
+        with self._lock:
+            silent = time.monotonic() - self._heard > SILENT_SECONDS
+            if self._system is None or silent:
+                cause = "Nothing was heard from it." if self._system else self._cause
+                return Group(unknown(self._heard_at, cause), log(self._events))
+            lines = banner(self._system)
+            if self._metrics is not None:
+                lines += counts(self._metrics)
+                if self._system.workers_paused:
+                    most = max(self._most, self._at_start(self._system))
+                    lines += drain(self._system, self._metrics, most)
+            if self._workers is not None:
+                lines += acknowledged(self._workers)
+            return Group(*lines, log(self._events))
 
-    def _banner(self, system: "System") -> list["RenderableType"]:
-        from rich.text import Text
-
-        by = f" by {system.requested_by}" if system.requested_by else ""
-        if not system.workers_paused or system.mode is None:
-            return [Text(escaped(f"Workers: Running   version {system.version}{by}"), "bold green")]
-        until = f", ends by itself {moment(system.resume_at)}" if system.resume_at else ""
-        since = f"paused{by} since {moment(system.requested_at)}{until}, version {system.version}"
-        return [
-            Text(f"Workers: Paused ({system.mode.capitalize()})", "bold yellow"),
-            Text(escaped(system.reason or "")),
-            Text(escaped(since), "bright_black"),
-        ]
-
-    def _counts(self, system: "System") -> list["RenderableType"]:
-        from rich.progress_bar import ProgressBar
-        from rich.text import Text
-
-        lines: list[RenderableType] = []
-        if self._metrics is not None:
-            metrics = self._metrics
-            lines.append(
-                Text(
-                    f"{metrics.running} running ({metrics.parked} parked), {metrics.stale_running} stale,"
-                    f" {metrics.queued} queued, {metrics.scheduled} scheduled"
-                )
-            )
-            if system.workers_paused:
-                held = metrics.running + metrics.stale_running
-                done = self._most - held + (metrics.parked if system.mode == "quiesce" else 0)
-                lines.append(
-                    ProgressBar(total=self._most or 1, completed=done if self._most else 1, width=60)
-                )
-                if metrics.safe_to_upgrade:
-                    lines.append(Text("Safe to upgrade", "bold green"))
-                elif metrics.is_parked:
-                    lines.append(Text("All parked", "bold green"))
-        if self._workers is not None:
-            seen = f"{self._workers.acknowledged} of {self._workers.connected} workers have seen this version"
-            missing = self._workers.unacknowledged
-            lines.append(Text(escaped(f"{seen}; not yet: {', '.join(missing)}" if missing else seen)))
-        return lines
-
-    def _log(self) -> "Table":
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    def _at_start(self, system: "System") -> int:
+        """How many jobs were held when this pause began, as far as the log that is shown goes back."""
         for event in self._events:
-            mode = f" ({event.mode})" if event.mode else ""
-            table.add_row(
-                moment(event.created_at),
-                f"{event.action}{mode}",
-                Text(event.outcome, COLOURS.get(event.outcome, "")),
-                Text(escaped(event.actor or "")),
-                Text(escaped(event.reason or ""), overflow="fold"),
-            )
-        return table
+            if (event.action, event.outcome, event.created_at) == ("pause", "changed", system.requested_at):
+                return (event.running or 0) + (event.stale_running or 0)
+        return 0
