@@ -16,6 +16,12 @@ from support.workers import Ledger, start_worker, until
 TRANSPORTS = pytest.mark.parametrize("transport", ["auto", "http", "mcp"])
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind is enough: which database the server has is nothing to how a worker runs its jobs."""
+    return sqlite_url
+
+
 def ended(client: Client, job: Job) -> Job:
     found: Job = until(lambda: (now := client.job(job.id)).status in TERMINAL and now, "the end of the job")
     return found

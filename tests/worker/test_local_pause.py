@@ -17,6 +17,12 @@ from support.workers import PATIENCE_SECONDS, Ledger, start_worker, until
 TRANSPORTS = pytest.mark.parametrize("transport", ["auto", "http", "mcp"])
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind is enough: which database the server has is nothing to a worker's own switch."""
+    return sqlite_url
+
+
 def switch(folder: Path, *arguments: str) -> Any:
     """`holdfast worker …` beside the worker; what it says as JSON."""
     done = subprocess.run(
