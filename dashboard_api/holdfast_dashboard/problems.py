@@ -45,7 +45,8 @@ async def refused_by_router(request: Request, error: Exception) -> Response:
     """The framework has refused: no such address, or not with this method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = ", ".join(_methods_at(request))
+        # Beneath a mount no route of the app's own matches, and the files there are only read.
+        allowed = ", ".join(_methods_at(request)) or "GET, HEAD"
         answer = problem(MethodNotAllowed(f"This address takes {allowed} only."))
         answer.headers["Allow"] = allowed
         return answer

@@ -56,6 +56,8 @@ def test_status_as_json_is_the_snapshot(cli: Cli, bench: Bench) -> None:
 
 
 def test_history_lists_the_newest_first_and_filters_by_outcome_and_action(cli: Cli, bench: Bench) -> None:
+    bench.client.pause("drain", "an older one")
+    bench.client.resume("an older one")
     bench.client.pause("drain", "first")
     bench.client.pause("drain", "first")
     bench.client.resume("second")

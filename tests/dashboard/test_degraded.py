@@ -15,7 +15,10 @@ from support.servers import Server, start_server
 
 #: What a browser says of a server that is not there, or that ends in the middle of its words.
 AWAY = r"Failed to load resource: .*"
-STATES = re.compile(r"Running|Paused|Safe to upgrade|All parked")
+#: What says how things stand: states, and counts.
+STATES = re.compile(
+    r"Running|Paused|Safe to upgrade|All parked|\d+ (running|parked|stale|queued)|seen by|version \d"
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +109,54 @@ def test_without_a_stream_the_page_asks_and_says_so(page: Page, server: Server) 
     expect(page.locator("#degraded")).to_be_hidden(timeout=20_000)
 
 
-def test_a_server_that_refuses_is_unknown_in_its_own_words(page: Page) -> None:
+def refuse(page: Page) -> str:
+    """From now on all that the page asks is refused as by a server without its database. Its words."""
     words = "The database <b>does not</b> answer."
     body = f'{{"type": "x", "title": "x", "status": 503, "code": "store_unavailable", "detail": "{words}"}}'
-    page.goto("/tasks")
-    expect(page.locator("#banner-title")).to_have_text("Workers: Running")
     page.route(
         "**/api/**",
         lambda route: route.fulfill(status=503, content_type="application/problem+json", body=body),
     )
+    return words
+
+
+@pytest.mark.requirement("NFR-004")
+def test_a_server_that_begins_to_refuse_is_unknown_in_its_own_words(page: Page, server: Server) -> None:
+    with Client(server.url, token="") as client:
+        client.pause("drain", "an upgrade")
+    page.goto("/tasks")
+    expect(page.locator("#drain-state")).to_have_text("Safe to upgrade")
+    words = refuse(page)
+    server.kill()  # which cuts the stream; what the page then asks is refused
+    unknown(page)
+    expect(page.locator("#banner-facts")).to_contain_text(words)
+    expect(page.locator("#banner-facts b")).to_have_count(0)
+
+
+def test_a_form_that_is_open_says_that_the_server_is_gone_and_keeps_what_was_typed(
+    page: Page, server: Server, sqlite_url: str
+) -> None:
+    page.goto("/tasks")
+    page.locator("#pause").click()
+    page.get_by_label("Reason").fill("typed before")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Version 1: running")
+    server.kill()
+    unknown(page)
+    expect(dialog).to_contain_text("You saw version 1. At the moment the server does not answer.")
+    page.get_by_role("button", name="Pause workers").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("The server does not answer.")
+    with start_server(sqlite_url, "--port", str(urlsplit(server.url).port)):
+        expect(dialog).to_contain_text("Version 1: running", timeout=20_000)
+        expect(page.get_by_label("Reason")).to_have_value("typed before")
+        page.get_by_role("button", name="Pause workers").click()
+        expect(page.locator("#banner .reason")).to_have_text("typed before")
+
+
+def test_a_page_that_is_loaded_while_the_server_refuses_is_unknown_in_its_words(page: Page) -> None:
+    page.goto("/tasks")
+    expect(page.locator("#banner-title")).to_have_text("Workers: Running")
+    words = refuse(page)
     page.reload()  # the shell is still told how things stand; from then on nothing is
     unknown_words = page.locator("#banner-facts")
     expect(unknown_words).to_have_text(words)

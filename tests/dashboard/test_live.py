@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -13,6 +14,7 @@ from dashboard.looking import opened
 from holdfast_worker.client import Client
 from support.browser import chromium
 from support.servers import Server, start_server
+from support.workers import Ledger, start_worker
 
 TOGGLES = 30
 MOST_SECONDS = 2.0
@@ -101,3 +103,27 @@ def test_a_job_and_its_course_appear_without_a_reload(browser: Browser, servers:
         client.complete(job.id, "w", lease_token=job.lease_token)
         expect(running).to_have_text("0")
         expect(row).to_contain_text("succeeded")
+
+
+def test_a_worker_and_its_states_appear_without_a_reload(
+    browser: Browser, servers: list[Server], tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    with opened(browser, servers[1].url) as page, Client(servers[0].url, token="") as client:
+        page.goto("/tasks/workers")
+        row = page.locator("#workers tbody tr").filter(has_text="comes-live")
+        expect(page.locator("#banner-title")).to_have_text("Workers: Running")
+        expect(row).to_have_count(0)
+        options = ("--types", "live", "--lease", "3s")  # it hears of the cancel within a third of its lease
+        with start_worker(servers[0].url, "comes-live", tmp_path, *options):
+            expect(row).to_contain_text("idle")
+            job = client.enqueue("live", ledger.payload(steps=100_000, seconds=0.05))
+            expect(row).to_contain_text("running")
+            expect(row.get_by_role("link")).to_have_attribute("href", f"/tasks/jobs/{job.id}")
+            client.pause("quiesce", "a tweak")
+            expect(row).to_contain_text("parked")
+            client.resume("done", force=True)
+            expect(row).to_contain_text("running")
+            client.cancel(job.id)
+            expect(row).to_contain_text("idle")
+            expect(row.get_by_role("link")).to_have_count(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from dashboard.looking import HOSTILE, opened, refusals
 from holdfast_core.schemas import Job
@@ -17,6 +17,19 @@ from support.servers import Server, start_server
 from support.workers import Ledger, start_worker, until
 
 PAUSE = "/api/system/worker-pause"
+#: Notes each version that the banner has shown together with the word that it is safe.
+WATCHES = """() => {
+  window.safe = [];
+  const look = () => {
+    const lines = [...document.querySelectorAll("#banner-facts p")].map((line) => line.textContent);
+    const version = Number(/version (\\d+)/.exec(lines.join("\\n"))?.[1]);
+    const parts = [...document.querySelectorAll("#banner, #drain-state")];
+    const said = parts.some((part) => part.textContent.includes("Safe to upgrade"));
+    if (said && !window.safe.includes(version)) window.safe.push(version);
+  };
+  new MutationObserver(look).observe(document.body, {subtree: true, childList: true, characterData: true});
+  look();
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +96,8 @@ def test_the_quickstart_goes_through_the_page_alone(
     page: Page, server: Server, client: Client, tmp_path: Path
 ) -> None:
     ledger = Ledger(tmp_path / "ledger")
-    with start_worker(server.url, "codex-1", tmp_path) as worker:
+    # It hears of a cancel within a third of its lease.
+    with start_worker(server.url, "codex-1", tmp_path, "--lease", "3s") as worker:
         title(page, "Workers: Running")
         expect(page.locator("#pause")).to_be_enabled()
         expect(page.locator("#resume")).to_be_disabled()
@@ -171,6 +185,76 @@ def test_an_early_resume_asks_says_what_runs_and_is_audited_and_its_warning_stay
     client.complete(job.id, "holder", lease_token=job.lease_token)
 
 
+@pytest.mark.requirement("FR-009", "SC-004")
+def test_the_drain_card_counts_down_and_names_what_it_waits_for(page: Page, client: Client) -> None:
+    jobs = [run_job(client) for _ in range(3)]
+    tile(page, "running", 3)
+    expect(page.locator("progress")).to_be_hidden()
+    pause(page, "an upgrade")
+    bar, words, blockers = (
+        page.locator("progress"),
+        page.locator("#drain-words"),
+        page.locator("#blockers li"),
+    )
+    expect(blockers).to_have_count(3)
+    for number, job in enumerate(jobs):
+        expect(page.locator("#drain-state")).to_contain_text("Not yet safe")
+        expect(words).to_contain_text(f"{number} of 3 done")
+        expect(bar).to_have_js_property("value", number)
+        expect(bar).to_have_js_property("max", 3)
+        for blocker in blockers.all():
+            expect(blocker).to_contain_text("progressing")
+        client.complete(job.id, "holder", lease_token=job.lease_token)
+        tile(page, "running", 2 - number)
+        if number < 2:
+            expect(blockers).to_have_count(2 - number)
+    expect(page.locator("#drain-state")).to_have_text("Safe to upgrade")
+    expect(blockers.filter(visible=True)).to_have_count(0)
+
+
+@pytest.mark.requirement("FR-009")
+def test_it_is_never_called_safe_while_a_job_runs(page: Page, client: Client) -> None:
+    title(page, "Workers: Running")
+    page.evaluate(WATCHES)
+    held: list[int] = []
+    drained: list[int] = []
+    for _ in range(3):
+        # Drained, and so called safe; then at once resumed, claimed and paused again, while the page still says so.
+        drained.append(client.pause("drain", "nothing runs").system.version)
+        expect(page.locator("#drain-state")).to_have_text("Safe to upgrade")
+        client.resume("go on")
+        job = run_job(client)
+        held.append(client.pause("drain", "one runs").system.version)
+        expect(page.locator("#drain-state")).to_have_text("Not yet safe: 1 job still runs.")
+        assert page.evaluate("window.safe") == drained, held
+        client.complete(job.id, "holder", lease_token=job.lease_token)
+        expect(page.locator("#drain-state")).to_have_text("Safe to upgrade")
+        drained.append(held.pop())
+        client.resume("done")
+        title(page, "Workers: Running")
+    assert page.evaluate("window.safe") == drained
+
+
+@pytest.mark.requirement("FR-009")
+def test_nothing_can_be_pressed_before_the_state_is_known(page: Page, client: Client) -> None:
+    client.pause("drain", "an upgrade")
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/api/system/events", hold)
+    page.goto("/tasks")
+    title(page, "Workers: Paused (Drain)")  # as the server has written it
+    for name in ("#pause", "#resume"):
+        expect(page.locator(name)).to_be_disabled()
+    expect(page.locator("#change")).to_be_hidden()
+    waiting[0].continue_()
+    expect(page.locator("#resume")).to_be_enabled()
+    expect(page.locator("#change")).to_be_visible()
+    expect(page.locator("#pause")).to_be_disabled()
+
+
 def test_a_drained_system_is_resumed_without_a_question(page: Page, client: Client) -> None:
     pause(page, "an upgrade")
     expect(page.locator("#drain-state")).to_have_text("Safe to upgrade")
@@ -202,7 +286,15 @@ def test_a_stale_job_is_named_and_requeued_and_the_drain_ends(page: Page, client
 def test_mode_and_reason_are_changed_while_paused_and_a_time_limit_is_kept(
     page: Page, client: Client
 ) -> None:
-    pause(page, "first", minutes="30")
+    with page.expect_request(lambda request: request.method == "POST") as request:
+        pause(page, "first", minutes="30")
+    assert request.value.post_data_json == {
+        "action": "pause",
+        "mode": "drain",
+        "reason": "first",
+        "expectedVersion": 1,
+        "resumeAfterSeconds": 1_800,
+    }
     title(page, "Workers: Paused (Drain)")
     expect(page.locator("#banner")).to_contain_text("ends by itself")
     before = client.status().system
@@ -252,7 +344,7 @@ def test_pressing_twice_sends_once_and_sending_again_counts_once(page: Page, cli
     page.on("request", lambda r: keys.append(r.headers["idempotency-key"]) if r.method == "POST" else None)
     lost = [True]
 
-    def lose(route: Any) -> None:
+    def lose(route: Route) -> None:
         """The server gets it, and the page never hears of it."""
         if route.request.method == "POST" and lost.pop():
             httpx2.post(route.request.url, content=route.request.post_data, headers=route.request.headers)

@@ -116,6 +116,7 @@ async def test_beside_the_scripts_and_styles_of_the_pages_no_file_is_served(
 async def test_a_wrong_method_is_told_all_the_right_ones(sqlite_url: str) -> None:
     by_path: dict[str, set[str]] = {
         **{path: {"GET"} for path in PAGES},
+        "/tasks/assets/app.js": {"GET"},
         "/": {"GET"},
         "/openapi.json": {"GET"},
     }

@@ -36,9 +36,10 @@ function facts(feed) {
 export function showBanner(feed) {
   const banner = document.getElementById("banner");
   const title = document.getElementById("banner-title");
-  const pause = button("Pause…", () => pauseDialog(feed), { id: "pause" });
-  const change = button("Change mode or reason…", () => pauseDialog(feed), { id: "change" });
-  const resume = button("Resume…", () => resumeDialog(feed), { id: "resume" });
+  // Until the feed has told how things stand, there is nothing to act on.
+  const pause = button("Pause…", () => pauseDialog(feed), { id: "pause", disabled: true });
+  const change = button("Change mode or reason…", () => pauseDialog(feed), { id: "change", hidden: true });
+  const resume = button("Resume…", () => resumeDialog(feed), { id: "resume", disabled: true });
   const degraded = h("p", { id: "degraded", hidden: true });
   put(document.getElementById("banner-actions"), pause, resume, change, degraded);
   const show = () => {

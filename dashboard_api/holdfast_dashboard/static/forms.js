@@ -5,6 +5,9 @@ import { button, h, put } from "./dom.js";
 
 let numbered = 0;
 
+/** Nothing has the focus: who uses a keyboard would begin at the top of the page again. */
+const isLost = () => document.activeElement === null || document.activeElement === document.body;
+
 /** A labelled field. `input` is an input, select or textarea; `name` is the API's name of it. */
 export function field(name, label, input, hint) {
   const id = `field-${(numbered += 1)}`;
@@ -63,9 +66,16 @@ export function formDialog({ title, body, submit, send, danger = false }) {
     } finally {
       go.disabled = false;
       go.removeAttribute("aria-busy");
+      // A button that is disabled loses the focus.
+      if (dialog.open && isLost()) (form.querySelector("[aria-invalid]") ?? go).focus();
     }
   });
-  dialog.addEventListener("close", () => dialog.remove());
+  const opener = document.activeElement;
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    // What opened it may be disabled by now, or gone: then the focus goes to what stands beside it.
+    if (isLost()) (opener?.parentElement?.querySelector("button:enabled:not([hidden])") ?? document.getElementById("page")).focus();
+  });
   document.body.append(dialog);
   dialog.showModal();
   (form.querySelector("[autofocus]") ?? form.querySelector("input, textarea, select"))?.focus();

@@ -58,9 +58,10 @@ function actions(job, done) {
   ];
 }
 
-/** The log, as it grows. Returns what closes it. */
-function followLog(id, log, said, ended) {
-  let waiting = [];
+/** The log from its beginning, as it grows, until `over("ended")` or `over("cut")`. Returns what closes it. */
+function followLog(id, log, said, over) {
+  const waiting = [];
+  put(log);
   const flush = () => {
     const near = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     log.append(...waiting.splice(0).slice(-MOST_LINES));
@@ -74,9 +75,13 @@ function followLog(id, log, said, ended) {
     if (waiting.push(h("li", { class: one.level, "data-sequence": one.sequence },
       h("span", { class: "quiet" }, `${moment(one.createdAt)} ${one.workerId ?? "server"} ${one.level === "info" ? "" : one.level} `),
       lines(one.message), one.payload && h("code", {}, ` ${JSON.stringify(one.payload)}`))) === 1) requestAnimationFrame(flush);
+    if (waiting.length > MOST_LINES) waiting.shift(); // a page that nobody sees draws no frame
   });
-  source.addEventListener("end", () => { source.close(); put(said, "The job has ended."); ended(); });
-  source.addEventListener("error", () => put(said, "The log is cut off; trying again."));
+  source.addEventListener("end", () => { source.close(); put(said, "The job has ended."); over("ended"); });
+  source.addEventListener("error", () => {
+    put(said, "The log is cut off; trying again.");
+    if (source.readyState === EventSource.CLOSED) over("cut"); // refused: the browser does not try again by itself
+  });
   return () => source.close();
 }
 
@@ -98,13 +103,20 @@ export function page(feed, main) {
   let job = null;
   let shown = "";
   let close = null;
+  let followed = "not yet";
+  let turn = 0;
+  let artifactsShown = "";
   const path = `/api/queue/jobs/${encodeURIComponent(id)}`;
 
   async function refresh() {
     if (document.hidden) return;
+    const mine = (turn += 1);
     try {
-      job = await get(path);
+      const found = await get(path);
+      if (mine !== turn) return;
+      job = found;
     } catch (refusal) {
+      if (mine !== turn) return;
       job = null;
       shown = "";
       put(body);
@@ -115,25 +127,39 @@ export function page(feed, main) {
     put(said);
     put(body, facts(job));
     const state = JSON.stringify([job.status, isStale(job), job.cancelRequestedAt]);
-    if (state !== shown) put(doing, ...actions(job, refresh));
+    if (state !== shown) {
+      const focused = doing.contains(document.activeElement);
+      put(doing, ...actions(job, refresh));
+      if (focused) (doing.querySelector("button") ?? main).focus();
+    }
     if (shown === "") put(payload, ...lines(JSON.stringify(job.payload, null, 2)));
-    if (state !== shown) showArtifacts();
+    if (state !== shown || OPEN.has(job.status)) showArtifacts();
     shown = state;
-    if (close === null) close = followLog(id, log, logSaid, refresh);
+    if (["not yet", "cut"].includes(followed) || (followed === "ended" && OPEN.has(job.status))) { // run again
+      close?.();
+      followed = "yes";
+      close = followLog(id, log, logSaid, (how) => {
+        followed = how;
+        if (how === "ended") refresh();
+      });
+    }
   }
 
   async function showArtifacts() {
     try {
       const { items } = await get(`${path}/artifacts`);
+      if (artifactsShown === JSON.stringify(items)) return;
+      artifactsShown = JSON.stringify(items);
       put(artifacts, items.length ? table("Artifacts, oldest first", ["Name", "Size", "Type", "Made", "Digest"], items.map((one) => [
         h("a", { href: `${path}/artifacts/${one.id}/download`, download: true }, one.name), `${one.size.toLocaleString("en")} bytes`,
         one.contentType, time(one.createdAt), h("span", { class: "id" }, one.digest.slice(0, 19), "…")])) : h("p", {}, "None."));
     } catch (refusal) {
+      artifactsShown = "";
       put(artifacts, h("p", {}, `Not known: ${refusal.message}`));
     }
   }
 
-  setInterval(() => { if (job === null || OPEN.has(job.status)) refresh(); }, REFRESH_MS);
+  setInterval(refresh, REFRESH_MS);
   setInterval(() => {
     const left = document.getElementById("lease");
     if (job && left) put(left, lease(job));

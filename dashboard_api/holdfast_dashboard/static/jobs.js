@@ -39,6 +39,12 @@ function enqueueDialog() {
     ],
     send: async () => {
       if (!type.value.trim()) throw missing("type");
+      // What cannot be read has no value; it must not be taken for a field that was left empty.
+      const unreadable = [priority, attempts, runAt].filter((input) => input.validity.badInput);
+      if (unreadable.length) {
+        throw new Refusal("Not everything can be read.", { status: 422, code: "invalid_request",
+          errors: unreadable.map((input) => ({ field: input.name, message: "cannot be read: complete it, or leave it empty" })) });
+      }
       const body = { type: type.value.trim(), payload: parsed(payload.value), priority: Number(priority.value || 0),
         maxAttempts: Number(attempts.value || 3),
         requiredCapabilities: capabilities.value.split(",").map((name) => name.trim()).filter(Boolean) };
