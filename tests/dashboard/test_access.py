@@ -13,7 +13,6 @@ from playwright.sync_api import Browser, Page, expect
 from dashboard.looking import WITHIN_SCREEN, opened
 from holdfast_core.schemas import Job
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 from support.workers import until
 
@@ -42,12 +41,6 @@ def client(patient: Client) -> Generator[Client]:
     clear(patient)
     yield patient
     clear(patient)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -10,7 +10,6 @@ from playwright.sync_api import Browser, Page, expect
 
 from dashboard.looking import opened
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 
 #: What a browser says of a server that is not there, or that ends in the middle of its words.
@@ -19,12 +18,6 @@ AWAY = r"Failed to load resource: .*"
 STATES = re.compile(
     r"Running|Paused|Safe to upgrade|All parked|\d+ (running|parked|stale|queued)|seen by|version \d"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from playwright.sync_api import Browser, Download, Page, Route, expect
 from dashboard.looking import HOSTILE, LONG, WITHIN_SCREEN, opened
 from holdfast_core.errors import NotPaused
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 
 PAGE: Final = 50
@@ -46,12 +45,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
             with pytest.raises(NotPaused):
                 client.resume("too early")
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from dashboard.looking import HOSTILE, LONG, WITHIN_SCREEN, opened, refusals
 from holdfast_core.schemas import Job
 from holdfast_core.states import JobStatus
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 
 JOBS: Final = 10_000
@@ -52,12 +51,6 @@ def many(client: Client) -> list[str]:
         )
         ids += [str(job.id) for job in batch.items]
     return ids[::-1]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Page, expect
 
 from dashboard.looking import opened
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 from support.workers import Ledger, start_worker
 
@@ -33,16 +32,16 @@ WATCHES = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[list[Server]]:
     url = f"sqlite:///{tmp_path_factory.mktemp('live')}/holdfast.db"
     with start_server(url) as one, start_server(url) as other:
         yield [one, other]
+
+
+def left_running(url: str) -> None:
+    with Client(url, token="") as client:
+        if client.status().system.workers_paused:
+            client.resume("the test is over", force=True)
 
 
 @pytest.mark.requirement("SC-002")
@@ -60,6 +59,7 @@ def test_a_toggle_by_anyone_shows_in_every_open_page_within_two_seconds(
             pages.append(page)
         answered: dict[int, float] = {}
         with Client(servers[0].url, token="") as client:
+            stack.callback(left_running, servers[0].url)  # the next test has the same servers
             for number in range(TOGGLES):
                 done = client.resume("go on") if number % 2 else client.pause("drain", f"toggle {number}")
                 answered[done.system.version] = time.time()

@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Page, Route, expect
 from dashboard.looking import HOSTILE, opened, refusals
 from holdfast_core.schemas import Job
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 from support.workers import Ledger, start_worker, until
 
@@ -30,12 +29,6 @@ WATCHES = """() => {
   new MutationObserver(look).observe(document.body, {subtree: true, childList: true, characterData: true});
   look();
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

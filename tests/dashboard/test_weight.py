@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, Page, Request, Response, expect
 import holdfast_dashboard
 from dashboard.looking import opened
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 
 MOST_BYTES: Final = 100_000
@@ -33,12 +32,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
                 client.resume(f"done {number}")
             client.enqueue_batch([{"type": "report", "payload": {"n": n}} for n in range(100)])
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 def loaded(page: Page) -> list[Request]:

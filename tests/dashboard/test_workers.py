@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from dashboard.looking import WITHIN_SCREEN, opened
 from holdfast_worker.client import Client
-from support.browser import chromium
 from support.servers import Server, start_server
 from support.workers import PATIENCE_SECONDS, Ledger, WorkerProcess, start_worker
 
@@ -28,12 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
 def client(server: Server) -> Generator[Client]:
     with Client(server.url, token="") as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -146,6 +146,7 @@ export function drainCard(feed) {
     const quiesce = system.mode === "quiesce";
     put(state, metrics.safeToUpgrade ? h("strong", { class: "mark" }, "Safe to upgrade")
       : metrics.isParked ? h("strong", { class: "mark" }, "All parked")
+      : left === 0 ? "Counting…" // the counts that are shown are older than this pause
       : `Not yet safe: ${count(left, "job")} still ${left === 1 ? "runs" : "run"}.`);
     bar.max = course.most;
     bar.value = left === 0 ? course.most : course.most - left + (quiesce ? metrics.parked : 0);

@@ -81,6 +81,7 @@ class FeedService:
                     seen_at = None if shown is None else shown.created_at
                     yield FeedEvent("snapshot", snapshot, None if shown is None else shown.id)
                 system, told, told_at = snapshot.system, snapshot, self._clock.monotonic()
+                counted = system.version
                 while True:
                     position = seen_at
 
@@ -100,14 +101,15 @@ class FeedService:
                             # Counts of an earlier version would say of this one what is not so.
                             current = await self._snapshots.recent(0)
                         late = self._clock.monotonic() - told_at >= RETELL_SECONDS
-                        # The counts are those of a version: the same ones of the next version are news.
-                        changed = current.system.version != told.system.version
+                        # The counts are those of a version: the same ones of the next version are news, though
+                        # they were told already, by a snapshot that was ahead of the events read before it.
+                        changed = system.version != counted
                         if late or changed or _told_apart(current.metrics) != _told_apart(told.metrics):
                             told_at = self._clock.monotonic()
                             yield FeedEvent("metrics", current.metrics)
                         if changed or current.workers != told.workers:
                             yield FeedEvent("workers", current.workers)
-                        told = current
+                        told, counted = current, system.version
                         await changes.wait(POLL_SECONDS)
                     await sleep(REST_SECONDS)
         finally:
