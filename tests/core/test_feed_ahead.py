@@ -1,4 +1,4 @@
-"""The stream of the system: counts that a snapshot told ahead of the events."""
+"""The stream of the system: what a snapshot tells ahead of the events, and what it leaves out."""
 
 from contextlib import aclosing
 from typing import Any
@@ -7,7 +7,9 @@ import pytest
 from anyio import fail_after
 
 from holdfast_core.callers import LOCAL_OPERATOR
-from holdfast_core.schemas import Snapshot, WorkerPauseRequest, parse_request
+from holdfast_core.errors import VersionConflict
+from holdfast_core.schemas import ControlEvent, Snapshot, WorkerPauseRequest, parse_request
+from support.core import pause, resume
 from support.stores import core
 
 pytestmark = pytest.mark.anyio
@@ -44,3 +46,21 @@ async def test_the_counts_of_a_version_follow_it_though_they_were_told_ahead_of_
                     ):
                         break
         assert told[-1][1].safe_to_upgrade
+
+
+async def test_who_begins_to_follow_is_not_told_what_was_refused_before(database_url: str) -> None:
+    async with core(database_url) as (services, _):
+        await pause(services)
+        with pytest.raises(VersionConflict):
+            await resume(services, reason="refused before", expectedVersion=99)
+        audit: list[str | None] = []
+        async with aclosing(services.feed.follow(LOCAL_OPERATOR)) as events:
+            with fail_after(5):
+                async for event in events:
+                    if event.kind == "snapshot":
+                        await resume(services, reason="after")
+                    if isinstance(event.data, ControlEvent):
+                        audit.append(event.data.reason)
+                    if event.kind == "system":
+                        break
+        assert audit == ["after"]

@@ -18,10 +18,11 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
 from holdfast_core.errors import Unavailable
+from holdfast_core.policy import Permission, admit
 from holdfast_core.schemas import Answer, ControlEvent, Metrics
 from holdfast_core.services.snapshots import Snapshots
 from holdfast_core.services.versions import system_after
-from holdfast_core.store.pause import events_after, made_at
+from holdfast_core.store.pause import events_after, made_at, newest_event
 
 __all__ = ["FeedEvent", "FeedService"]
 
@@ -61,6 +62,7 @@ class FeedService:
     async def follow(self, caller: Caller, *, after: UUID | None = None) -> AsyncGenerator[FeedEvent]:
         """A snapshot, then what changes. `after`: the id of the last event that was seen before a cut; the events of
         the audit log that were missed come right behind the snapshot. Raises Unavailable where too many follow."""
+        admit(caller, Permission.LOOK, "follow the system")
         if self._followers >= MAX_FOLLOWERS:
             raise Unavailable(
                 f"{MAX_FOLLOWERS} streams are open here already. Try again later.", retry_after=10
@@ -69,17 +71,19 @@ class FeedService:
         try:
             # Subscribe before reading, so that nothing falls between.
             with self._bus.hub.subscribe("system", "running", "jobs") as changes:
+                newest = await self._database.read(newest_event)
                 snapshot = await self._snapshots.take()
                 seen_at = None if after is None else await self._database.read(lambda c: made_at(c, after))
                 if seen_at is not None:
                     yield FeedEvent("snapshot", snapshot)
                 else:
-                    # The newest event that the snapshot shows; what is newer follows.
-                    shown = next(
-                        (e for e in snapshot.audit.latest if e.version <= snapshot.system.version), None
-                    )
-                    seen_at = None if shown is None else shown.created_at
-                    yield FeedEvent("snapshot", snapshot, None if shown is None else shown.id)
+                    # What happened before is told by the snapshot, if at all: what was refused is not in there, and
+                    # is no news either.
+                    shown = (e for e in snapshot.audit.latest if e.version <= snapshot.system.version)
+                    before = [event for event in (newest, next(shown, None)) if event is not None]
+                    last = max(before, key=lambda event: event.created_at, default=None)
+                    seen_at = None if last is None else last.created_at
+                    yield FeedEvent("snapshot", snapshot, None if last is None else last.id)
                 system, told, told_at = snapshot.system, snapshot, self._clock.monotonic()
                 counted = system.version
                 while True:

@@ -20,6 +20,7 @@ __all__ = [
     "lock_system",
     "made_at",
     "moment",
+    "newest_event",
     "read_system",
     "system_from",
     "write_system",
@@ -49,6 +50,9 @@ _LATEST = (
 
 # When the event with this id was made.
 _MADE_AT = select(control_events.c.created_at).where(control_events.c.id == bindparam("id"))
+
+# The newest event, whatever came of it.
+_NEWEST = select(control_events).order_by(control_events.c.created_at.desc()).limit(1)
 
 # What made the versions between two, in their order.
 _CHANGES = (
@@ -140,6 +144,12 @@ def made_at(connection: Connection, event_id: UUID) -> datetime | None:
     """When the event with this id was made; None where there is none."""
     at: datetime | None = connection.execute(_MADE_AT, {"id": event_id}).scalar_one_or_none()
     return at
+
+
+def newest_event(connection: Connection) -> ControlEvent | None:
+    """The newest event of the audit log, refused ones included."""
+    row = connection.execute(_NEWEST).one_or_none()
+    return None if row is None else _event_from(row)
 
 
 def events_after(connection: Connection, at: datetime | None, *, limit: int) -> list[ControlEvent]:
