@@ -10,7 +10,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 help:
 	@echo "make demo    the whole thing on this machine: server, workers, a pause   (ARGS=... goes to it)"
 	@echo "make test    all tests, with a PostgreSQL of their own                   (ARGS=... goes to pytest)"
-	@echo "make soak    the long versions of some tests: outages of two minutes     (ARGS=... goes to pytest)"
+	@echo "make soak    the long versions of some tests: outages, hostile requests  (ARGS=... goes to pytest)"
 	@echo "make screenshots  take the pictures in docs/images from the real pages"
 	@echo "make lint    ruff, import contracts, mypy, pyright"
 	@echo "make format  let ruff repair what it can, and format"
@@ -27,9 +27,10 @@ demo: .venv/.server
 test: .venv/.dev .clients/.node
 	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
-# What is too long for each run: outages of two minutes.
+# What is too long for each run: outages of two minutes, ten thousand made-up requests as each role.
 soak: .venv/.dev
 	HOLDFAST_TEST_LEASE_SECONDS=40 .venv/bin/python -m pytest tests/worker/test_outages.py $(ARGS)
+	HOLDFAST_TEST_REQUESTS=10000 .venv/bin/python -m pytest -rP tests/test_hostile_requests.py $(ARGS)
 
 screenshots: .venv/.dev
 	PYTHONPATH=tests .venv/bin/python tests/dashboard/screenshots.py

@@ -7,13 +7,14 @@ import pytest
 from click import Context
 from pydantic import ValidationError
 
+from holdfast_core.policy import INCLUDED, PERMISSIONS, Permission, may_call
+from holdfast_core.policy import TOOLS as TOOL_TABLE
 from holdfast_core.schemas.sessions import SERVER_FRAMES, WORKER_FRAMES
 from holdfast_core.settings import Settings
-from holdfast_core.states import JOB_TRANSITIONS, PAUSE_TRANSITIONS, TERMINAL, WorkerState
+from holdfast_core.states import JOB_TRANSITIONS, PAUSE_TRANSITIONS, TERMINAL, Role, WorkerState
 from holdfast_server.mcp.catalog import TOOLS
 from holdfast_server.mcp.prompts import list_prompts
 from holdfast_server.mcp.resources import list_resources, list_templates
-from holdfast_server.mcp.roles import ROLE_TOOLS
 from holdfast_worker.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -64,7 +65,7 @@ def test_the_table_of_settings_is_what_the_code_reads() -> None:
             continue  # it depends on the user
         wanted = field.get_default()
         shown = str(wanted).lower() if isinstance(wanted, bool) else str(wanted)
-        assert default == ("" if wanted in (None, ()) else shown)
+        assert default == ("" if wanted in (None, (), {}) else shown)
 
 
 def test_the_tools_of_the_contract_are_those_of_the_server() -> None:
@@ -76,11 +77,12 @@ def test_the_tools_of_the_contract_are_those_of_the_server() -> None:
 def test_the_resources_prompts_and_roles_of_mcp_are_as_documented() -> None:
     text = (DOCS / "mcp.md").read_text()
     contract = (DOCS / "contract.md").read_text()
-    uris = {str(one.uri) for one in list_resources("dot").resources}
-    uris |= {str(one.uri_template) for one in list_templates("dot").resource_templates}
+    everybody = frozenset(Role)
+    uris = {str(one.uri) for one in list_resources("dot", everybody).resources}
+    uris |= {str(one.uri_template) for one in list_templates("dot", everybody).resource_templates}
     assert set(re.findall(r"^\| `(holdfast://[^`]+)` \|", text, re.MULTILINE)) == uris
     assert set(re.findall(r"`(holdfast://[^`]+)`", contract)) == uris
-    prompts = {prompt.name for prompt in list_prompts("dot", None).prompts}
+    prompts = {prompt.name for prompt in list_prompts("dot", everybody).prompts}
     assert (
         set(re.findall(r"^\| `([a-z-]+)` \|", text.split("## Prompts")[1].split("##")[0], re.MULTILINE))
         == prompts
@@ -90,8 +92,20 @@ def test_the_resources_prompts_and_roles_of_mcp_are_as_documented() -> None:
     for role, said in rows.items():
         before = re.match(r"the (\w+)'s", said)
         tools[role] = set(re.findall(r"`([^`]+)`", said)) | (tools[before[1]] if before else set())
-    assert rows.pop("admin") == "all"
-    assert {role: tools[role] for role in rows} == {role: set(names) for role, names in ROLE_TOOLS.items()}
+    assert tools == {role: {name for name in TOOL_TABLE if may_call(INCLUDED[role], name)} for role in Role}
+
+
+def test_the_table_of_permissions_is_the_policy() -> None:
+    section = (DOCS / "security.md").read_text().split("## Roles")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", section, re.MULTILINE)
+    documented = {permission: set(said.split(", ")) for permission, said in rows}
+    assert documented.pop("open") == {"everybody", "known or not"}
+    assert documented.pop("identity") == {"everybody who is known"}
+    assert documented == {
+        str(permission): {str(role) for role in roles}
+        for permission, roles in PERMISSIONS.items()
+        if permission not in {Permission.OPEN, Permission.IDENTITY}
+    }
 
 
 def test_the_frames_of_the_contract_are_those_of_the_code() -> None:

@@ -10,6 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from holdfast_core import __version__
 from holdfast_core.errors import HoldfastError
@@ -17,16 +18,21 @@ from holdfast_core.schemas import Problem
 from holdfast_core.services import Services
 from holdfast_core.settings import Settings
 from holdfast_dashboard.artifact_routes import artifact_operations
+from holdfast_dashboard.authentication import Authentication
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.guards import Guards
 from holdfast_dashboard.health_routes import health_operations
 from holdfast_dashboard.log_routes import log_operations
+from holdfast_dashboard.login_routes import login_operations
 from holdfast_dashboard.metrics_routes import metrics_operations
+from holdfast_dashboard.oauth_routes import oauth_routes
+from holdfast_dashboard.oidc_routes import oidc_routes
 from holdfast_dashboard.operations import Operations
 from holdfast_dashboard.pages import page_routes
 from holdfast_dashboard.problems import refused_by_router, refused_by_us
 from holdfast_dashboard.queue_routes import queue_operations
 from holdfast_dashboard.system_routes import system_operations
+from holdfast_dashboard.token_routes import token_operations
 from holdfast_dashboard.worker_sessions import session_routes
 
 __all__ = ["create_app"]
@@ -68,16 +74,29 @@ def create_app(
         artifact_operations(context),
         health_operations(context),
         metrics_operations(context),
+        token_operations(context),
+        login_operations(context),
     ]
     for part in parts:
         app.include_router(part.router)
-    app.router.routes.extend([*page_routes(context), *session_routes(context)])
+    app.router.routes.extend(
+        [
+            *page_routes(context),
+            *oidc_routes(context),
+            *session_routes(context),
+            *oauth_routes(context),
+        ]
+    )
     if mcp_app is not None:
         # A route, not a mount at "/": that would take every request with a wrong method for its own.
         app.router.routes.append(Route("/mcp", _Handed(mcp_app), include_in_schema=False))
     app.add_exception_handler(HoldfastError, refused_by_us)
     app.add_exception_handler(HTTPException, refused_by_router)
+    # The last one is the outermost.
+    app.add_middleware(Authentication, services=services, settings=settings)
     app.add_middleware(Guards, settings=settings)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     app.openapi = lambda: _openapi(app, parts)  # type: ignore[method-assign]
     return app
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from holdfast_core.callers import Caller, local_operator
+from holdfast_core.callers import Caller
 from holdfast_core.services import Services
 from holdfast_core.settings import Settings
+from holdfast_dashboard.authentication import caller_of
 
 __all__ = ["Context"]
 
@@ -26,4 +27,4 @@ class Context:
 
     def caller(self, request: HTTPConnection) -> Caller:
         """Who is asking: the one place that says so."""
-        return local_operator(self.settings.default_user_id)
+        return caller_of(request)

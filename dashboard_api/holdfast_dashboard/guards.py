@@ -21,11 +21,13 @@ from starlette.websockets import WebSocket
 from holdfast_core.errors import (
     BodyTooLarge,
     ForeignOrigin,
+    HeadersTooLarge,
     HoldfastError,
     MisdirectedRequest,
     UnsupportedMediaType,
 )
 from holdfast_core.settings import Settings
+from holdfast_dashboard.oidc_routes import CALLBACK_PATH
 from holdfast_dashboard.pages import ASSETS
 from holdfast_dashboard.problems import problem, unexpected
 from holdfast_dashboard.uploads import MAX_FORM_BYTES
@@ -40,10 +42,17 @@ _BATCH: Final = "/api/queue/jobs/batch"
 _HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 #: A WebSocket close code (RFC 6455).
 INTERNAL_ERROR: Final = 1011
+#: More than any client of ours sends, in bytes and in lines.
+MAX_HEADER_BYTES: Final = 32_768
+MAX_HEADERS: Final = 100
+MAX_TARGET_BYTES: Final = 131_072
+#: Pages that links may lead to, beside those under /tasks.
+VISITED: Final = frozenset({"/", "/tasks", "/login"})
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _SECURITY: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
@@ -59,6 +68,7 @@ class Guards:
         self._app = app
         self._hosts = settings.known_hosts
         self._public_origin = _origin_of(settings.public_url)
+        self._has_provider = settings.auth_provider == "oidc"
         self._max_upload = settings.artifact_max_bytes + MAX_FORM_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +116,8 @@ class Guards:
 
         answer: Response | None = None
         try:
-            self._refuse_strangers(Headers(scope=scope))
+            _refuse_large(scope)
+            self._refuse_strangers(scope, Headers(scope=scope))
             await self._app(scope, receive, sending)
         except HoldfastError as error:
             answer = problem(error)
@@ -121,19 +132,20 @@ class Guards:
             await WebSocket(scope, receive, sending).send_denial_response(answer)
 
     def _refuse(self, scope: Scope) -> None:
+        _refuse_large(scope)
         headers = Headers(scope=scope)
-        self._refuse_strangers(headers)
+        self._refuse_strangers(scope, headers)
         if scope["method"] in _WITH_BODY:
             _refuse_other_bodies(headers, _media_type(scope["path"]), self._most(scope["path"]))
 
-    def _refuse_strangers(self, headers: Headers) -> None:
+    def _refuse_strangers(self, scope: Scope, headers: Headers) -> None:
         host = headers.getlist("host")
         if len(host) != 1 or _name_of(host[0]) not in self._hosts:
             raise MisdirectedRequest(
                 "This server does not answer for the host that the request names. Add it to"
                 " HOLDFAST_ALLOWED_HOSTS if it should."
             )
-        self._refuse_other_pages(headers, host[0])
+        self._refuse_other_pages(scope, headers, host[0])
 
     def _most(self, path: str) -> int:
         """How many bytes a body at this address may have."""
@@ -141,12 +153,40 @@ class Guards:
             return self._max_upload
         return MAX_BATCH_BYTES if path == _BATCH else MAX_BODY_BYTES
 
-    def _refuse_other_pages(self, headers: Headers, host: str) -> None:
+    def _refuse_other_pages(self, scope: Scope, headers: Headers, host: str) -> None:
         own = {_normal(f"http://{host}"), _normal(f"https://{host}"), self._public_origin} - {None}
         if any(_normal(origin) not in own for origin in headers.getlist("origin")):
             raise ForeignOrigin("A web page of another site sent this request. Only our own pages may.")
-        if "cross-site" in _values(headers.getlist("sec-fetch-site")):
+        if "cross-site" in _values(headers.getlist("sec-fetch-site")) and not self._is_visit(scope, headers):
             raise ForeignOrigin("Another site sent this request through a browser. Only our own pages may.")
+
+    def _is_visit(self, scope: Scope, headers: Headers) -> bool:
+        """Whether somebody follows a link from elsewhere to one of our pages, or the OpenID provider sends a browser
+        back: its whole window, which the other site can then neither read nor drive."""
+        if scope["type"] != "http" or scope["method"] != "GET":
+            return False
+        path: str = scope["path"]
+        wanted = (
+            path in VISITED or path.startswith("/tasks/") or (path == CALLBACK_PATH and self._has_provider)
+        )
+        return (
+            wanted
+            and _values(headers.getlist("sec-fetch-mode")) == {"navigate"}
+            and _values(headers.getlist("sec-fetch-dest")) == {"document"}
+        )
+
+
+def _refuse_large(scope: Scope) -> None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    if (
+        len(headers) > MAX_HEADERS
+        or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
+    ):
+        raise HeadersTooLarge(
+            f"The headers take more than {MAX_HEADER_BYTES:,} bytes, or {MAX_HEADERS} lines. Send fewer."
+        )
+    if len(scope["raw_path"] or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
+        raise HeadersTooLarge(f"The address takes more than {MAX_TARGET_BYTES:,} bytes. Send a shorter one.")
 
 
 def _secure(message: Message, *, asset: bool = False) -> None:

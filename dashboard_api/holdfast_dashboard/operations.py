@@ -1,16 +1,20 @@
 """A table of operations: each says what it takes and answers, so that OpenAPI is made of what is so."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, TypeAdapter
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from holdfast_core import errors
 from holdfast_core.errors import HoldfastError
+from holdfast_core.policy import ROUTES, Permission, admit
 from holdfast_core.schemas import IdempotencyKey
 from holdfast_core.schemas import Request as RequestModel
+from holdfast_dashboard.authentication import caller_of
 from holdfast_dashboard.problems import PROBLEM_JSON
 
 __all__ = ["ALWAYS", "Operations", "ref"]
@@ -18,6 +22,7 @@ __all__ = ["ALWAYS", "Operations", "ref"]
 #: What any route may answer, whatever it does.
 ALWAYS: tuple[type[HoldfastError], ...] = (
     errors.ForeignOrigin,
+    errors.HeadersTooLarge,
     errors.MisdirectedRequest,
     errors.InternalError,
     errors.StoreUnavailable,
@@ -69,7 +74,7 @@ class Operations:
 
         `refuses`: the errors that are this operation's own. `form`: the fields of a form, which has a `file` besides.
         `also`: another status that it answers with. `takes_key`: whether it knows the Idempotency-Key header.
-        `answers`: None where that is text or bytes; of a stream, what its events hold.
+        `answers`: None where that is text, bytes, or nothing (204); of a stream, what its events hold.
         """
         found = [*ALWAYS, *refuses]
         extra: dict[str, Any] = {}
@@ -80,6 +85,8 @@ class Operations:
             found += _WITH_BODY
             content = {"application/json": {"schema": ref(body)}}
             extra["requestBody"] = {"required": not optional, "content": content}
+        elif form is None and method != "GET":  # a body is not read, but looked at all the same
+            found += [errors.BodyTooLarge, errors.UnsupportedMediaType]
         if form is not None:
             found += _WITH_BODY
             extra["requestBody"] = {
@@ -94,12 +101,18 @@ class Operations:
         schema: dict[str, str] = {"type": "string"} if answers is None else ref(answers)
         if media_type == "application/octet-stream":
             schema["format"] = "binary"
-        good = {
-            "description": (answers.__doc__ if answers is not None else None) or "The answer.",
-            "content": {media_type: {"schema": schema}},
+        good: dict[str, Any] = {
+            "description": (answers.__doc__ if answers is not None else None) or "The answer."
         }
+        if status != 204:
+            good["content"] = {media_type: {"schema": schema}}
+
+        permission = ROUTES[f"{method} {path}"]
+        if permission is not Permission.OPEN:
+            found += [errors.NotAuthenticated, errors.NotAllowed, errors.TooManyRequests]
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            function = _admitting(function, permission, summary)
             self.router.add_api_route(
                 path,
                 function,
@@ -123,6 +136,22 @@ class Operations:
             return function
 
         return register
+
+
+def _admitting(function: Callable[..., Any], permission: Permission, summary: str) -> Callable[..., Any]:
+    """The same, for those who may: who may not is told before anything is read. The services ask again, and they alone
+    about toggles, since a refused one is in the audit log."""
+    if permission in {Permission.OPEN, Permission.TOGGLE}:
+        return function
+    doing = summary[0].lower() + summary[1:]
+
+    @wraps(function)
+    async def asking(request: Request, **path: Any) -> Response:
+        admit(caller_of(request), permission, f"do this ({doing})")
+        answer: Response = await function(request, **path)
+        return answer
+
+    return asking
 
 
 def _problems(found: list[type[HoldfastError]]) -> dict[int | str, dict[str, Any]]:

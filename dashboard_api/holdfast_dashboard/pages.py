@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -20,32 +19,30 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Scope
 
 from holdfast_core import __version__
+from holdfast_core.callers import Caller
 from holdfast_core.errors import HoldfastError
+from holdfast_core.policy import Permission, admit
 from holdfast_core.schemas import ControlEvent, Snapshot
 from holdfast_dashboard.context import Context
+from holdfast_dashboard.login_page import FIRST_PAGE, login_page
+from holdfast_dashboard.markup import PAGE_POLICY, STATIC, template, text
 
 __all__ = ["ASSETS", "page_routes"]
 
 #: Where the scripts and styles are; browsers ask each time whether they have changed, so none is of an older server.
 ASSETS: Final = "/tasks/assets"
 
-_STATIC: Final = Path(__file__).parent / "static"
-_SHELL: Final = Template((_STATIC / "tasks.html").read_text("utf-8"))
+_SHELL: Final = template("tasks.html")
 _PAGES: Final = {
     "overview": "/tasks",
     "jobs": "/tasks/jobs",
     "workers": "/tasks/workers",
     "history": "/tasks/history",
 }
-#: Only our own scripts and data, and no script may make HTML of text.
-_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
 
 
 def page_routes(context: Context) -> list[BaseRoute]:
-    """`/tasks` and its pages, their files, and the way there from `/`."""
+    """`/tasks` and its pages, their files, the way there from `/`, and the way in."""
 
     def page(name: str) -> Callable[[Request], Awaitable[Response]]:
         async def shown(request: Request) -> Response:
@@ -54,12 +51,16 @@ def page_routes(context: Context) -> list[BaseRoute]:
         return shown
 
     async def home(_: Request) -> Response:
-        return RedirectResponse("/tasks")
+        return RedirectResponse(FIRST_PAGE)
+
+    async def login(request: Request) -> Response:
+        return await login_page(context, request)
 
     return [
         *(Route(path, page(name)) for name, path in _PAGES.items()),
         Route("/tasks/jobs/{job_id}", page("job")),
-        Mount(ASSETS, _Assets(directory=_STATIC)),
+        Mount(ASSETS, _Assets(directory=STATIC)),
+        Route("/login", login),
         Route("/", home),
     ]
 
@@ -89,16 +90,19 @@ class _Assets(StaticFiles):
 
 
 async def _shell(context: Context, request: Request, name: str) -> Response:
+    caller = context.caller(request)
     words = {
+        **_who(context, caller),
         "base": escape(f"{(context.settings.public_url or str(request.base_url)).rstrip('/')}/"),
         "version": __version__,
         "page": name,
         "job": escape(request.path_params.get("job_id", "")),
         "links": _links(name),
     }
-    headers = {"Content-Security-Policy": _POLICY}
+    headers = {"Content-Security-Policy": PAGE_POLICY}
     try:
-        snapshot = await context.services.pause.status(context.caller(request))
+        admit(caller, Permission.LOOK, "see the dashboard")
+        snapshot = await context.services.pause.status(caller)
     except HoldfastError as error:
         # The page stands though the store does not: unknown is said, never guessed.
         if error.retry_after is not None:
@@ -106,11 +110,23 @@ async def _shell(context: Context, request: Request, name: str) -> Response:
         told = {
             "title": "Workers: Unknown",
             "state": "unknown",
-            "facts": f"<p>{escape(error.detail)}</p>",
+            "facts": f"<p>{text(error.detail)}</p>",
             "summary": "",
         }
         return HTMLResponse(_SHELL.substitute(words, **told), status_code=error.status, headers=headers)
     return HTMLResponse(_SHELL.substitute(words, **_told(snapshot)), headers=headers)
+
+
+def _who(context: Context, caller: Caller) -> dict[str, str]:
+    """Who is asking, and what they may do. While authentication is disabled nobody has a name."""
+    identity = context.services.access.identity(caller)
+    asked = identity.provider != "disabled"
+    return {
+        "user": text(identity.name) if asked else "",
+        "roles": " ".join(identity.roles),
+        "permissions": " ".join(identity.permissions),
+        "credential": ' -H "Authorization: Bearer …"' if asked else "",
+    }
 
 
 def _links(current: str) -> str:
@@ -128,8 +144,8 @@ def _told(snapshot: Snapshot) -> dict[str, str]:
         assert system.mode is not None
         title, state = f"Workers: Paused ({system.mode.capitalize()})", "paused"
         facts = (
-            f'<p class="reason">{escape(_visible(system.reason or ""))}</p>'
-            f"<p>paused by {escape(_visible(system.requested_by or 'nobody'))}"
+            f'<p class="reason">{text(system.reason or "")}</p>'
+            f"<p>paused by {text(system.requested_by or 'nobody')}"
             f" since {system.requested_at:%Y-%m-%d %H:%M:%S} UTC · version {system.version}</p>"
         )
         if metrics.safe_to_upgrade:
@@ -162,9 +178,4 @@ def _told(snapshot: Snapshot) -> dict[str, str]:
 def _row(event: ControlEvent) -> str:
     what = event.action if event.mode is None else f"{event.action} ({event.mode})"
     cells = (f"{event.created_at:%Y-%m-%d %H:%M:%S}", what, event.actor or "", event.reason or "")
-    return "<tr>" + "".join(f"<td>{escape(_visible(cell))}</td>" for cell in cells) + "</tr>"
-
-
-def _visible(text: str) -> str:
-    """Control characters as escapes, so that nothing hides."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"

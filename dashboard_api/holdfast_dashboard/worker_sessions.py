@@ -10,9 +10,11 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from holdfast_core.errors import FieldError, InvalidRequest, NotFound, UpgradeRequired
+from holdfast_core.policy import Permission, admit
 from holdfast_core.schemas import Name
 from holdfast_core.schemas.sessions import SUBPROTOCOL
 from holdfast_core.services import Closed, Outbox, Session
+from holdfast_dashboard.authentication import while_good
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.problems import problem
 
@@ -21,9 +23,10 @@ __all__ = ["SEND_SECONDS", "session_routes"]
 PATH: Final = "/api/queue/workers/{worker_id}/connect"
 #: A worker that does not read a frame for so long is gone.
 SEND_SECONDS: Final = 10.0
-#: WebSocket close codes (RFC 6455).
+#: WebSocket close codes (RFC 6455), and one of our own: the worker does not come back by itself.
 GOING_AWAY: Final = 1001
 UNSUPPORTED: Final = 1003
+TOKEN_ENDED: Final = 4001
 
 _NAME: Final = TypeAdapter[str](Name)
 
@@ -41,12 +44,18 @@ def session_routes(context: Context) -> list[BaseRoute]:
             )
         async with context.services.sessions.open(context.caller(websocket), worker_id) as session:
             await websocket.accept(subprotocol=SUBPROTOCOL)
-            async with create_task_group() as tasks:
-                tasks.start_soon(_read, websocket, session)
-                await _write(websocket, session.outbox)
-                tasks.cancel_scope.cancel()
+
+            def ended() -> None:
+                session.outbox.end(Closed(TOKEN_ENDED, "the token has ended"))
+
+            with while_good(websocket, ended):
+                async with create_task_group() as tasks:
+                    tasks.start_soon(_read, websocket, session)
+                    await _write(websocket, session.outbox)
+                    tasks.cancel_scope.cancel()
 
     async def plain(request: Request) -> Response:
+        admit(context.caller(request), Permission.WORK, "open a push session")
         answer = problem(
             UpgradeRequired(f"Workers connect here by WebSocket, with the subprotocol {SUBPROTOCOL}.")
         )

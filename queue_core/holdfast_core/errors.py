@@ -8,7 +8,8 @@
     ├── ForeignOrigin         403 foreign_origin        a web page of another site sent this
     ├── NotFound              404 not_found             no such route
     │   ├── JobNotFound       404 job_not_found
-    │   └── ArtifactNotFound  404 artifact_not_found
+    │   ├── ArtifactNotFound  404 artifact_not_found
+    │   └── TokenNotFound     404 token_not_found
     ├── MethodNotAllowed      405 method_not_allowed
     ├── Conflict              409
     │   ├── JobNotOwned           job_not_owned         another worker holds the job
@@ -22,6 +23,8 @@
     ├── UnsupportedMediaType  415 unsupported_media_type
     ├── MisdirectedRequest    421 misdirected_request   the Host header names somebody else
     ├── UpgradeRequired       426 upgrade_required      this address is for WebSockets
+    ├── TooManyRequests       429 too_many_requests     with Retry-After
+    ├── HeadersTooLarge       431 headers_too_large
     ├── InternalError         500 internal_error        a bug; the log has it, the answer does not
     └── Unavailable           503, with Retry-After
         ├── StoreUnavailable      store_unavailable     the database does not answer
@@ -43,6 +46,7 @@ __all__ = [
     "Conflict",
     "FieldError",
     "ForeignOrigin",
+    "HeadersTooLarge",
     "HoldfastError",
     "IdempotencyStale",
     "InternalError",
@@ -61,6 +65,8 @@ __all__ = [
     "PauseNotConfirmed",
     "ResumeNotDrained",
     "StoreUnavailable",
+    "TokenNotFound",
+    "TooManyRequests",
     "Unavailable",
     "UnsupportedMediaType",
     "UpgradeRequired",
@@ -103,6 +109,7 @@ class HoldfastError(Exception):
         errors: tuple[FieldError, ...] = (),
         version: int | None = None,
         retry_after: int | None = None,
+        scope: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -112,6 +119,8 @@ class HoldfastError(Exception):
         self.version = version
         #: Seconds after which a repeat makes sense, or None.
         self.retry_after = retry_after
+        #: The OAuth scope that it would take, or None.
+        self.scope = scope
 
 
 class InvalidRequest(HoldfastError):
@@ -180,6 +189,13 @@ class ArtifactNotFound(NotFound):
 
     code = "artifact_not_found"
     title = "Artifact not found"
+
+
+class TokenNotFound(NotFound):
+    """No token has this id."""
+
+    code = "token_not_found"
+    title = "Token not found"
 
 
 class MethodNotAllowed(HoldfastError):
@@ -277,6 +293,25 @@ class UpgradeRequired(HoldfastError):
     code = "upgrade_required"
     status = 426
     title = "Upgrade required"
+
+
+class TooManyRequests(HoldfastError):
+    """The caller asks too often, or holds too many connections; a repeat after `retry_after` seconds makes sense."""
+
+    code = "too_many_requests"
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
+class HeadersTooLarge(HoldfastError):
+    """The headers are larger, or more, than any client of ours sends."""
+
+    code = "headers_too_large"
+    status = 431
+    title = "Headers too large"
 
 
 class InternalError(HoldfastError):

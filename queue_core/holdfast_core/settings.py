@@ -4,16 +4,25 @@
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from holdfast_core.callers import DEFAULT_USER_ID
 from holdfast_core.errors import ConfigurationError
+from holdfast_core.states import Role
 
 __all__ = ["LOOPBACK_HOSTS", "Settings", "load_settings"]
 
@@ -24,6 +33,15 @@ def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip().casefold() for part in value.split(",") if part.strip())
     return value
+
+
+def _pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+    if any(not found for _, found, _ in pairs):
+        raise ValueError("takes VALUE=ROLE, with commas between")
+    return {name.strip(): role.strip() for name, _, role in pairs}
 
 
 def default_database_url() -> str:
@@ -66,9 +84,47 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="Further values of the Host header that are answered, with commas between."
     )
-    auth_provider: Literal["disabled"] = Field(
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(),
+        description="Proxies whose `X-Forwarded-For` and `-Proto` count: addresses or networks, with commas between.",
+    )
+    auth_provider: Literal["disabled", "token", "oidc"] = Field(
         default="disabled",
-        description="Who may call. `disabled`: everybody who reaches the loopback address.",
+        description="Who may call. `disabled`: everybody who reaches the loopback address. `token`: who has a token of"
+        " ours. `oidc`: also those for whom the issuer vouches.",
+    )
+    oidc_issuer: str | None = Field(
+        default=None, description="The OpenID provider's address, exactly as its tokens name it (`iss`)."
+    )
+    oidc_audience: str | None = Field(
+        default=None,
+        description="What access tokens for this server name as `aud`; unset: the address of `/mcp`, or of the server.",
+    )
+    oidc_client_id: str | None = Field(
+        default=None, description="The dashboard's client at the provider; unset: no browser login by it."
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="That client's secret, where it has one."
+    )
+    oidc_role_claim: str = Field(
+        default="roles",
+        description="The claim that names roles; dots lead into objects (`realm_access.roles`).",
+    )
+    oidc_role_map: Annotated[dict[str, Role], NoDecode, BeforeValidator(_pairs)] = Field(
+        default={},
+        description="What the claim's values mean, as `VALUE=ROLE` with commas between; unset: the roles' own names.",
+    )
+    rate_limit_per_second: int = Field(
+        default=1_000,
+        ge=0,
+        le=1_000_000,
+        description="Requests of one caller in a second that one process answers (429 beyond); 0: no limit.",
+    )
+    max_connections_per_caller: int = Field(
+        default=200,
+        ge=0,
+        le=100_000,
+        description="Requests of one caller that one process has open at once, streams among them; 0: no limit.",
     )
     allow_insecure: bool = Field(
         default=False, description="Allow `disabled` on an address that is not loopback."
@@ -123,9 +179,9 @@ class Settings(BaseSettings):
         le=36_500,
         description="Finished jobs are deleted after this, with their logs and artifacts; unset: kept for good.",
     )
-    mcp_role: Literal["viewer", "producer", "worker", "operator", "admin"] | None = Field(
+    mcp_role: Role | None = Field(
         default=None,
-        description="Narrows what `holdfast mcp` offers to this role's tools; unset: all of them.",
+        description="Narrows what `holdfast mcp` offers to this role's tools; unset: all that the caller may call.",
     )
     tool_name_style: Literal["dot", "underscore"] = Field(
         default="dot",
@@ -158,6 +214,35 @@ class Settings(BaseSettings):
             case _:
                 raise ValueError("is neither sqlite:///PATH nor postgresql://…")
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            ip_network(proxy, strict=False)  # a ValueError of its own says what is wrong
+        return proxies
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _whole_issuer(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("is no address such as https://login.example.org/realms/main")
+        if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in LOOPBACK_HOSTS):
+            raise ValueError("has to begin with https: who sits between could vouch for anybody otherwise")
+        return url
+
+    @field_validator("oidc_role_map")
+    @classmethod
+    def _roles_of_people(cls, roles: dict[str, Role]) -> dict[str, Role]:
+        if Role.WORKER in roles.values():
+            raise ValueError(
+                "gives the role worker, which the provider cannot: workers take tokens of this server's own, which are"
+                " bound to their ids (`holdfast token create`)"
+            )
+        return roles
+
     @field_validator("public_url")
     @classmethod
     def _whole_url(cls, url: str | None) -> str | None:
@@ -179,11 +264,31 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> "Settings":
-        if self.host not in LOOPBACK_HOSTS and not self.allow_insecure:
+        if self.auth_provider == "disabled" and self.host not in LOOPBACK_HOSTS and not self.allow_insecure:
             raise ValueError(
                 f"HOLDFAST_HOST={self.host} would let anybody on the network pause and claim, because"
-                " HOLDFAST_AUTH_PROVIDER is disabled. Listen on 127.0.0.1, or set"
+                " HOLDFAST_AUTH_PROVIDER is disabled. Set it to token or oidc, listen on 127.0.0.1, or set"
                 " HOLDFAST_ALLOW_INSECURE=true if the network itself is trusted."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_oidc(self) -> "Settings":
+        if self.auth_provider == "disabled" and self.oidc_issuer is not None:
+            raise ValueError(
+                "HOLDFAST_OIDC_ISSUER is set, but HOLDFAST_AUTH_PROVIDER is disabled, so nobody would be asked who they"
+                " are. Set HOLDFAST_AUTH_PROVIDER=oidc, or unset the issuer."
+            )
+        if self.auth_provider != "oidc":
+            return self
+        if self.oidc_issuer is None:
+            raise ValueError(
+                "HOLDFAST_AUTH_PROVIDER=oidc needs HOLDFAST_OIDC_ISSUER, the provider's address."
+            )
+        if self.oidc_audience is None and self.public_url is None:
+            raise ValueError(
+                "HOLDFAST_AUTH_PROVIDER=oidc needs HOLDFAST_OIDC_AUDIENCE, or HOLDFAST_PUBLIC_URL to derive it from:"
+                " without it a token that was made for another service would be taken."
             )
         return self
 
@@ -196,6 +301,19 @@ class Settings(BaseSettings):
     def sqlite_path(self) -> Path:
         """The database file (only where `is_sqlite`)."""
         return Path(self.database_url.removeprefix("sqlite:///"))
+
+    @property
+    def resource_url(self) -> str | None:
+        """The address of `/mcp` as clients know it: what tokens are made for (RFC 8707). None where it is unknown."""
+        return None if self.public_url is None else f"{self.public_url.rstrip('/')}/mcp"
+
+    @property
+    def audiences(self) -> frozenset[str]:
+        """What an access token for this server may name as `aud`."""
+        if self.oidc_audience is not None:
+            return frozenset({self.oidc_audience})
+        public = (self.public_url or "").rstrip("/")
+        return frozenset({public, f"{public}/", f"{public}/mcp"}) if public else frozenset()
 
     @property
     def known_hosts(self) -> frozenset[str]:

@@ -4,22 +4,24 @@ The only place that knows all rooms of the house; it alone may import the dashbo
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from anyio.to_thread import run_sync
 
 from holdfast_core.changes import open_bus
-from holdfast_core.clock import Clock
+from holdfast_core.clock import Clock, SystemClock
 from holdfast_core.db import open_database
 from holdfast_core.db.migrations import check, migrate
-from holdfast_core.services import Services, run_services
+from holdfast_core.services import AccessService, Logins, Services, run_services
 from holdfast_core.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["create_application", "open_services"]
+    from holdfast_core.services.issuer import Issuer
+
+__all__ = ["create_application", "open_access", "open_services"]
 
 
 @asynccontextmanager
@@ -31,8 +33,38 @@ async def open_services(settings: Settings, clock: Clock | None = None) -> Async
     await run_sync(migrate if settings.migrate_on_start else check, settings)
     database = await open_database(settings, clock)
     try:
-        async with run_services(database, open_bus(settings), settings, clock) as services:
+        async with (
+            _open_issuer(settings, clock) as issuer,
+            run_services(database, open_bus(settings), settings, clock, issuer) as services,
+        ):
             yield services
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _open_issuer(settings: Settings, clock: Clock | None) -> AsyncGenerator["Issuer | None"]:
+    """The OpenID provider that the settings name, if any. It is not spoken to before somebody needs it."""
+    if settings.auth_provider != "oidc":
+        yield None
+        return
+    from holdfast_core.services.issuer import Issuer  # its libraries take long to load
+
+    async with aclosing(Issuer(settings, clock)) as issuer:
+        yield issuer
+
+
+@asynccontextmanager
+async def open_access(settings: Settings) -> AsyncGenerator[AccessService]:
+    """Tokens alone, over the same store and beside any server: for one call, so nothing runs in the background.
+
+    Migrates first, if the settings say so. Raises ConfigurationError where the store cannot be used.
+    """
+    await run_sync(migrate if settings.migrate_on_start else check, settings)
+    clock = SystemClock()
+    database = await open_database(settings, clock)
+    try:
+        yield AccessService(database, Logins(database, clock, None), settings, clock)
     finally:
         await database.close()
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from playwright.sync_api import Browser, Page, expect
 
+from dashboard.people import open_door
 from holdfast_worker.client import Client
 from support.browser import chromium
 from support.servers import start_server
@@ -16,6 +17,7 @@ from support.workers import start_worker, until
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
 WIDE: Final = {"width": 1100, "height": 760}
 PHONE: Final = {"width": 390, "height": 760}
+SMALL: Final = {"width": 640, "height": 480}
 
 
 def main() -> None:
@@ -37,6 +39,8 @@ def main() -> None:
         until(lambda: client.status().metrics.running == 3, "three running jobs")
         browser = stack.enter_context(chromium())
         take(browser, server.url, client)
+        door = stack.enter_context(open_door(f"sqlite:///{folder}/another.db"))
+        take_login(browser, door.url, door.token_of("viewer", "Vera"))
 
 
 def take(browser: Browser, url: str, client: Client) -> None:
@@ -60,10 +64,17 @@ def take(browser: Browser, url: str, client: Client) -> None:
     shot(wide, "jobs")
 
 
-def opened(browser: Browser, url: str, size: dict[str, int], scheme: str) -> Page:
+def take_login(browser: Browser, url: str, viewer: str) -> None:
+    page = opened(browser, url, SMALL, "light", "/tasks/jobs")
+    expect(page.get_by_label("Token")).to_be_focused()
+    page.get_by_label("Token").fill(viewer)
+    shot(page, "login")
+
+
+def opened(browser: Browser, url: str, size: dict[str, int], scheme: str, path: str = "/tasks") -> Page:
     context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    page.goto(f"{url}/tasks")
+    page.goto(f"{url}{path}")
     return page
 
 

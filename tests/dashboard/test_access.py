@@ -7,17 +7,14 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from dashboard.looking import WITHIN_SCREEN, opened
+from dashboard.looking import SIZES, check, focused, opened, tab_to
 from holdfast_core.schemas import Job
 from holdfast_worker.client import Client
 from support.servers import Server, start_server
 from support.workers import until
 
-RULES: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-SIZES: Final = ({"width": 360, "height": 740}, {"width": 1280, "height": 800})
 #: What is under way when a page loses the server.
 CUT: Final = "Failed to load resource: net::ERR_.*"
 
@@ -70,15 +67,6 @@ def stale(client: Client) -> Job:
     job = held(client, 1)
     until(lambda: client.status().metrics.stale_running == 1, "the end of the lease")
     return job
-
-
-def check(page: Page) -> None:
-    """axe-core finds nothing, narrow and wide, and the page does not scroll sideways."""
-    for size in SIZES:
-        page.set_viewport_size(size)  # type: ignore[arg-type]
-        found = Axe().run(page, options={"runOnly": RULES})
-        assert found.violations_count == 0, found.generate_report()
-        assert page.evaluate(WITHIN_SCREEN), f"the page scrolls sideways at {size['width']} px"
 
 
 def title(page: Page, text: str) -> None:
@@ -195,32 +183,6 @@ def test_a_page_that_knows_nothing_is_accessible(
         expect(page.locator("#banner")).to_have_class("unknown")
         expect(page.locator("#drain-state")).to_have_text(re.compile("^Unknown"))
         check(page)
-
-
-def focused(page: Page) -> str:
-    """The text or id of what has the focus, which must be seen to have it."""
-    has: dict[str, Any] = page.evaluate(
-        """() => {
-            const one = document.activeElement;
-            const style = getComputedStyle(one);
-            return {
-                name: one.id || one.textContent.trim(),
-                seen: one.matches(":focus-visible") && style.outlineStyle !== "none"
-                    && parseFloat(style.outlineWidth) >= 2,
-            };
-        }"""
-    )
-    assert has["seen"], f"nobody sees that {has['name']!r} has the focus"
-    return str(has["name"])
-
-
-def tab_to(page: Page, wanted: str) -> None:
-    """Press Tab until it has the focus."""
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if focused(page) == wanted:
-            return
-    raise AssertionError(f"Tab does not lead to {wanted!r}")
 
 
 def test_the_keyboard_is_enough_to_pause_and_resume(browser: Browser, server: Server, client: Client) -> None:

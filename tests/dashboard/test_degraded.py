@@ -8,16 +8,12 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from dashboard.looking import opened
+from dashboard.looking import STATES, opened
 from holdfast_worker.client import Client
 from support.servers import Server, start_server
 
 #: What a browser says of a server that is not there, or that ends in the middle of its words.
 AWAY = r"Failed to load resource: .*"
-#: What says how things stand: states, and counts.
-STATES = re.compile(
-    r"Running|Paused|Safe to upgrade|All parked|\d+ (running|parked|stale|queued)|seen by|version \d"
-)
 
 
 @pytest.fixture

@@ -15,11 +15,14 @@ from jsonschema import Draft202012Validator
 from mcp import Client, StdioServerParameters, types
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from holdfast_core.callers import CALLER_KEY, LOCAL_OPERATOR
 from holdfast_core.services import Services
 from holdfast_core.settings import load_settings
 from holdfast_server.compose import open_services
 from holdfast_server.mcp import build_mcp_server, create_mcp_endpoint
+from holdfast_server.mcp.speaker import find_speaker
 
 #: The longest that a test waits for anything at all.
 PATIENCE = 30
@@ -82,6 +85,16 @@ class ListeningServer(uvicorn.Server):
         return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
 
 
+def for_local_operator(app: ASGIApp) -> ASGIApp:
+    """What the dashboard does with each request while authentication is disabled."""
+
+    async def calling(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALLER_KEY] = LOCAL_OPERATOR
+        await app(scope, receive, send)
+
+    return calling
+
+
 class Agents:
     """How to get connected. Settings are named as in the environment, without the prefix, in lower case."""
 
@@ -128,11 +141,10 @@ class Agents:
     ) -> AsyncGenerator[Tools]:
         """A client without a transport, for what no transport has a part in."""
         loaded = load_settings(database_url=database_url, **settings)
-        async with (
-            open_services(loaded) as services,
-            Client(build_mcp_server(lambda: services, loaded), mode=mode) as client,
-        ):
-            yield Tools(client)
+        async with open_services(loaded) as services:
+            server = build_mcp_server(lambda: services, loaded, who=await find_speaker(services, loaded))
+            async with Client(server, mode=mode) as client:
+                yield Tools(client)
 
     @asynccontextmanager
     async def http_server(self, database_url: str, **settings: str) -> AsyncGenerator[str]:
@@ -147,7 +159,7 @@ class Agents:
                 opened.append(services)
                 yield
 
-        app = Starlette(routes=[Mount("/", endpoint.app)], lifespan=lifespan)
+        app = Starlette(routes=[Mount("/", for_local_operator(endpoint.app))], lifespan=lifespan)
         config = uvicorn.Config(
             app, port=0, lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=1
         )

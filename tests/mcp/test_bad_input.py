@@ -18,6 +18,7 @@ from holdfast_server.mcp import build_mcp_server
 from holdfast_server.mcp.answers import MAX_ERROR_TEXT
 from holdfast_server.mcp.arguments import read_arguments
 from holdfast_server.mcp.catalog import listing
+from holdfast_server.mcp.speaker import find_speaker
 
 pytestmark = pytest.mark.anyio
 
@@ -157,7 +158,9 @@ async def test_bad_arguments_are_named_and_nothing_is_written(tool: Any, databas
     settings = load_settings(database_url=database_url)
     async with (
         open_services(settings) as services,
-        Client(build_mcp_server(lambda: services, settings)) as client,
+        Client(
+            build_mcp_server(lambda: services, settings, who=await find_speaker(services, settings))
+        ) as client,
     ):
         await client.call_tool("queue.enqueue", {"type": "t"})
         before = await everything(services)
@@ -284,7 +287,9 @@ async def test_a_bug_is_told_without_its_words_and_logged_with_them(sqlite_url: 
     def broken() -> Services:
         raise RuntimeError("secret words")
 
-    server = build_mcp_server(broken, load_settings(database_url=sqlite_url))
+    settings = load_settings(database_url=sqlite_url)
+    nothing: Any = None  # authentication is disabled, so nobody is looked up
+    server = build_mcp_server(broken, settings, who=await find_speaker(nothing, settings))
     async with Client(server) as client:
         with structlog.testing.capture_logs() as logged:
             result = await client.call_tool("queue.list", {})

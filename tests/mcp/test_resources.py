@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from mcp import MCPError
 
+from holdfast_core.policy import INCLUDED, RESOURCES, may, may_call
 from holdfast_server.mcp.catalog import TOOLS
-from holdfast_server.mcp.roles import ROLE_TOOLS
 
 pytestmark = pytest.mark.anyio
 
@@ -130,5 +130,8 @@ async def test_the_playbook_names_tools_as_they_are_listed(
 
 
 def test_every_role_may_call_what_the_resources_show() -> None:
-    for role, tools in ROLE_TOOLS.items():
-        assert {"system.status", "queue.get"} <= tools, role
+    shown_by = {SYSTEM: "system.status", "holdfast://jobs/{jobId}": "queue.get"}
+    for role in INCLUDED:
+        for uri, tool in shown_by.items():
+            assert may({role}, RESOURCES[uri]) is may_call({role}, tool) is True, role
+    assert RESOURCES.keys() - shown_by.keys() == {PLAYBOOK}  # which shows nothing of the system's

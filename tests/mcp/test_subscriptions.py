@@ -15,6 +15,7 @@ from holdfast_core.services import Services
 from holdfast_core.settings import load_settings
 from holdfast_server.compose import open_services
 from holdfast_server.mcp import build_mcp_server, subscriptions
+from holdfast_server.mcp.speaker import find_speaker
 from holdfast_server.mcp.subscriptions import MAX_SUBSCRIPTIONS_PER_SESSION, VERSION_META_KEY
 from holdfast_server.mcp.versions import MAX_VERSIONS_TOLD, SystemVersions
 
@@ -288,7 +289,8 @@ async def test_a_subscription_is_refused_while_the_store_cannot_be_read(
     opened: list[Services] = []
     async with open_services(settings) as services:
         opened.append(services)
-        async with connected(build_mcp_server(lambda: services, settings), "legacy") as client:
+        who = await find_speaker(services, settings)
+        async with connected(build_mcp_server(lambda: services, settings, who=who), "legacy") as client:
 
             async def away(_: Any) -> None:
                 raise StoreUnavailable("The database does not answer.")

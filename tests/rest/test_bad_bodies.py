@@ -51,6 +51,9 @@ GOOD: Final[dict[str, Any]] = {
     "jobs": [{"type": "t"}],
     "status": "failed",
     "message": "a line",
+    "token": "not-a-token",
+    "role": "viewer",
+    "user": "vic",
 }
 #: A value of each kind; those that a field's own schema does not admit are wrong there.
 KINDS: Final[tuple[Any, ...]] = (
@@ -114,6 +117,7 @@ def good_body(operation: Operation) -> dict[str, Any]:
     """All that the route requires, and the mode that a pause needs."""
     needed = [
         *operation.body.get("required", []),
+        *next((one["required"] for one in operation.body.get("oneOf", [])), []),
         *(["mode"] if "action" in operation.body["properties"] else []),
     ]
     return {name: GOOD[name] for name in needed}

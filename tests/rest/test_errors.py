@@ -12,6 +12,7 @@ from holdfast_core.db.postgres import plain_url
 from holdfast_core.errors import PauseNotConfirmed, StoreUnavailable
 from rest.harness import PAGES, Api, open_api, open_socket, operations
 from rest.test_bad_bodies import good_request
+from rest.test_openapi import FOR_BROWSERS
 
 
 def beside(url: str) -> str:
@@ -56,7 +57,15 @@ BEHIND: Final = {
     "list_artifacts": ("artifacts", "list"),
     "download_artifact": ("artifacts", "download"),
     "upload_artifact": ("artifacts", "upload"),
+    "create_token": ("access", "create"),
+    "list_tokens": ("access", "list"),
+    "revoke_token": ("access", "revoke"),
+    "create_worker_token": ("access", "create"),
+    "list_worker_tokens": ("access", "list"),
+    "revoke_worker_token": ("access", "revoke"),
 }
+#: Nothing behind these is asked, while authentication is disabled.
+ALONE: Final = frozenset({"get_health", "get_session", "log_in", "log_out"})
 
 
 async def test_what_is_not_there_is_not_found(sqlite_url: str) -> None:
@@ -117,8 +126,8 @@ async def test_a_wrong_method_is_told_all_the_right_ones(sqlite_url: str) -> Non
     by_path: dict[str, set[str]] = {
         **{path: {"GET"} for path in PAGES},
         "/tasks/assets/app.js": {"GET"},
-        "/": {"GET"},
         "/openapi.json": {"GET"},
+        **{path: {method} for method, path in FOR_BROWSERS if path != "/tasks/jobs/{job_id}"},
     }
     for operation in operations():
         by_path.setdefault(operation.path, set()).add(operation.method)
@@ -131,7 +140,7 @@ async def test_a_wrong_method_is_told_all_the_right_ones(sqlite_url: str) -> Non
             for method in METHODS:
                 if method in allowed:
                     continue
-                answer = await api.ask(method, path.replace("{jobId}", JOB_ID))
+                answer = await api.ask(method, path.replace("{jobId}", JOB_ID).replace("{tokenId}", JOB_ID))
                 assert answer.status_code == 405, (method, path)
                 assert set(answer.headers["allow"].split(", ")) == allowed, (method, path)
                 assert method == "HEAD" or answer.json()["code"] == "method_not_allowed"
@@ -156,7 +165,7 @@ async def test_head_answers_as_get_does_without_the_body(sqlite_url: str) -> Non
 
 
 def request_of(operation: Any) -> tuple[str, str, dict[str, Any]]:
-    path = operation.at(JOB_ID).replace("{artifactId}", JOB_ID)
+    path = operation.at(JOB_ID).replace("{artifactId}", JOB_ID).replace("{tokenId}", JOB_ID)
     path += "?for=drained" if operation.id == "wait_for_worker_pause" else ""
     return operation.method, path, good_request(operation)
 
@@ -176,7 +185,7 @@ def break_all(api: Api, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Exce
 
 
 def test_no_operation_is_forgotten_here() -> None:
-    assert BEHIND.keys() | {"get_health"} == {operation.id for operation in operations()}
+    assert BEHIND.keys() | ALONE == {operation.id for operation in operations()}
 
 
 async def test_a_bug_of_ours_is_answered_without_its_text(
@@ -186,14 +195,14 @@ async def test_a_bug_of_ours_is_answered_without_its_text(
         async with open_api(sqlite_url) as api:
             await _answer_without_its_text(api, monkeypatch)
     seen = [line for line in logged if line["event"] == "unexpected_error"]
-    assert len(seen) == len(operations()) + 1
+    assert len(seen) == len(operations()) - len(ALONE) + 2  # a claim that waits, and a page
     assert {repr(line["exc_info"]) for line in seen} == {"RuntimeError('secret')"}
 
 
 async def _answer_without_its_text(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     break_all(api, monkeypatch, lambda: RuntimeError("secret"))
     for operation in operations():
-        if operation.id == "get_health":
+        if operation.id in ALONE:
             continue
         method, path, sent = request_of(operation)
         problem = await api.refused(500, "internal_error", method, path, **sent)
@@ -230,7 +239,7 @@ async def test_a_store_that_is_away_is_said_with_a_time_to_come_again(
     async with open_api(sqlite_url) as api:
         break_all(api, monkeypatch, lambda: StoreUnavailable("The database does not answer.", retry_after=7))
         for operation in operations():
-            if operation.id in {"get_health", "get_metrics"}:
+            if operation.id in {*ALONE, "get_metrics"}:
                 continue
             method, path, sent = request_of(operation)
             answer = await api.ask(method, path, **sent)
@@ -267,7 +276,7 @@ async def test_a_database_that_is_away_is_never_a_crash_and_never_zeros(postgres
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
                 )
                 for operation in operations():
-                    if operation.id in {"get_health", "get_metrics", "heartbeat_worker"}:
+                    if operation.id in {*ALONE, "get_metrics", "heartbeat_worker"}:
                         continue
                     method, path, sent = request_of(operation)
                     answer = await api.ask(method, path, **sent)

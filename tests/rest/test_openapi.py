@@ -17,6 +17,20 @@ from rest.harness import build_app, openapi, operations
 CONTRACT = Path(__file__).parents[2] / "docs" / "contract.md"
 #: In the contract's table, and not a part of what /openapi.json tells of.
 BESIDE = {("GET", "/openapi.json"), ("GET", "/tasks"), ("", "/mcp")}
+#: For browsers and OAuth clients.
+FOR_BROWSERS = {
+    ("GET", "/tasks"),
+    ("GET", "/tasks/jobs"),
+    ("GET", "/tasks/jobs/{job_id}"),
+    ("GET", "/tasks/workers"),
+    ("GET", "/tasks/history"),
+    ("GET", "/login"),
+    ("GET", "/login/oidc"),
+    ("GET", "/login/oidc/callback"),
+    ("GET", "/.well-known/oauth-protected-resource"),
+    ("GET", "/.well-known/oauth-protected-resource/mcp"),
+    ("GET", "/"),
+}
 
 
 #: What is answered with something else.
@@ -60,23 +74,24 @@ def test_the_routes_are_those_of_the_contract() -> None:
     assert {(op.method, op.path) for op in operations()} | BESIDE == of_the_contract()
 
 
-def test_every_route_of_the_app_is_described_and_every_description_has_a_route() -> None:
-    served = {
+def served_routes() -> set[tuple[str, str]]:
+    """Method and path of each route of the app; what answers GET answers HEAD."""
+    return {
         (method, context.path)
         for context in iter_route_contexts(build_app().routes)
         for method in context.methods or ()
         if method != "HEAD"
     }
+
+
+def test_every_route_of_the_app_is_described_and_every_description_has_a_route() -> None:
+    served = served_routes()
     described = {(op.method, op.path) for op in operations()}
     assert served - described == {
         ("GET", "/openapi.json"),
-        *(
-            ("GET", path)
-            for path in ("/tasks", "/tasks/jobs", "/tasks/jobs/{job_id}", "/tasks/workers", "/tasks/history")
-        ),
         # A WebSocket, which OpenAPI cannot describe; docs/contract.md does.
         ("GET", "/api/queue/workers/{worker_id}/connect"),
-        ("GET", "/"),
+        *FOR_BROWSERS,
     }
     assert described <= served
 
@@ -103,6 +118,9 @@ def test_it_is_an_openapi_document_as_far_as_its_form_goes() -> None:
         for status, response in described["responses"].items():
             assert re.fullmatch(r"[1-5]\d\d", status)
             assert response["description"]
+            if status == "204":
+                assert "content" not in response
+                continue
             (content_type,) = response["content"]
             good = NOT_JSON.get(operation.id, "application/json")
             assert content_type == (good if status[0] == "2" else "application/problem+json")
@@ -150,7 +168,7 @@ def is_error(value: Any) -> bool:
 def test_a_body_is_required_where_something_in_it_is() -> None:
     for operation in operations():
         if operation.has_body:
-            required = bool(operation.body.get("required"))
+            required = bool(operation.body.get("required") or operation.body.get("oneOf"))
             assert operation.described["requestBody"]["required"] == required, operation.id
 
 

@@ -180,7 +180,11 @@ async def test_every_page_says_the_state_and_which_page_it_is(sqlite_url: str) -
             assert "an upgrade" in page.text
             assert page.header["class"] == "paused"
             (body,) = [attributes for tag, attributes in page.elements if tag == "body"]
-            assert body == {"data-page": name, "data-job": str(job["id"]) if name == "job" else ""}
+            assert body["data-page"] == name
+            assert body["data-job"] == (str(job["id"]) if name == "job" else "")
+            # Without authentication nobody has a name, and everybody may do everything.
+            assert body["data-user"] == ""
+            assert {"toggle", "requeue", "produce"} <= set((body["data-permissions"] or "").split())
             here = [attributes["href"] for _, attributes in page.elements if "aria-current" in attributes]
             assert here == [pages["jobs" if name == "job" else name]]
 
@@ -192,7 +196,8 @@ async def test_whatever_stands_in_the_place_of_a_job_s_id_stays_text(sqlite_url:
     async with open_api(sqlite_url) as api:
         page = await page_of(api, path=f"/tasks/jobs/{given}")
         (body,) = [attributes for tag, attributes in page.elements if tag == "body"]
-        assert body == {"data-page": "job", "data-job": unquote(given)}
+        assert (body["data-page"], body["data-job"]) == ("job", unquote(given))
+        assert set(body) == {f"data-{name}" for name in ("page", "job", "user", "roles", "permissions")}
 
 
 async def test_the_address_of_mcp_is_the_one_that_was_asked(sqlite_url: str) -> None:

@@ -82,15 +82,16 @@ class Push:
 
 @asynccontextmanager
 async def push(
-    url: str, worker: str, *, ready: int = 0, hello: bool = True, **fields: Any
+    url: str, worker: str, *, ready: int = 0, hello: bool = True, token: str | None = None, **fields: Any
 ) -> AsyncGenerator[Push]:
-    """A session that was welcomed, ready for so many jobs. `fields`: more of the hello."""
+    """A session that was welcomed, ready for so many jobs. `fields`: more of the hello; `token`: of the worker."""
     async with connect(
         push_url(url, worker),
         subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
         compression=None,
         max_size=None,
         proxy=None,
+        additional_headers=None if token is None else {"Authorization": f"Bearer {token}"},
     ) as connection:
         one = Push(connection)
         if hello:

@@ -1,24 +1,39 @@
 // Asking the server: JSON in, JSON out, each refusal in words.
 
 import { clock } from "./dom.js";
+import { session } from "./session.js";
 
 const ANSWER_SECONDS = 10;
+const SESSION = "/api/session";
+const LOGGED_OUT = { status: 401, code: "not_authenticated" };
 
 /** What was refused, or could not be asked at all (`unreachable`). The message is for people. */
 export class Refusal extends Error {
-  constructor(message, { status = 0, code = "unreachable", errors = [], system = null } = {}) {
+  constructor(message, { status = 0, code = "unreachable", errors = [], system = null, retryAfter = null } = {}) {
     super(message);
-    Object.assign(this, { status, code, errors, system });
+    Object.assign(this, { status, code, errors, system, retryAfter });
   }
 
   /** Nobody knows whether it was carried out. */
   get unknown() {
     return this.code === "unreachable" || this.status === 503;
   }
+
+  /** Who asked is not logged in any more. */
+  get loggedOut() {
+    return this.status === 401;
+  }
 }
 
-/** The answer's JSON. `key`: an Idempotency-Key. Throws Refusal. */
+const loggedOut = () => new Refusal("You are logged out.", LOGGED_OUT);
+
+/**
+ * The answer's JSON; null where it has none. `key`: an Idempotency-Key. Throws Refusal.
+ *
+ * Once nobody is logged in any more, only what a person does is still asked: a page must not ask for ever.
+ */
 export async function ask(method, path, { body, key, seconds = ANSWER_SECONDS } = {}) {
+  if (session.over && method === "GET" && path !== SESSION) throw loggedOut();
   const headers = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (key) headers["Idempotency-Key"] = key;
@@ -29,7 +44,7 @@ export async function ask(method, path, { body, key, seconds = ANSWER_SECONDS } 
       method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store",
       credentials: "same-origin", signal: AbortSignal.timeout(seconds * 1000),
     });
-    answer = await response.json();
+    answer = response.status === 204 ? null : await response.json();
   } catch (error) {
     if (response === undefined || error.name === "TimeoutError") {
       throw new Refusal(error.name === "TimeoutError"
@@ -40,13 +55,30 @@ export async function ask(method, path, { body, key, seconds = ANSWER_SECONDS } 
   const said = Date.parse(response.headers.get("Date") ?? "");
   // The header is cut to whole seconds, so half a second is its mean error.
   if (!Number.isNaN(said) && Math.abs(said + 500 - clock.now()) > 1500) clock.ahead = said + 500 - Date.now();
-  if (response.ok && answer !== null) return answer;
+  if (response.status === 204 || (response.ok && answer !== null)) {
+    if (session.over && method !== "GET" && path.startsWith("/api/")) lookAgain(); // somebody has logged in elsewhere
+    return answer;
+  }
+  if (response.status === 401 && path !== "/login") {
+    session.end();
+    throw loggedOut();
+  }
+  if (response.status === 403 && session.name) lookAgain(); // somebody else may have logged in here meanwhile
   throw new Refusal(answer?.detail ?? `The server answers with status ${response.status}, and not as Holdfast does.`,
-    { status: response.status, code: answer?.code ?? "unexpected", errors: answer?.errors, system: answer?.system });
+    { status: response.status, code: answer?.code ?? "unexpected", errors: answer?.errors, system: answer?.system,
+      retryAfter: Number(response.headers.get("Retry-After")) || null });
 }
 
 export const get = (path, options) => ask("GET", path, options);
 export const post = (path, body, options) => ask("POST", path, { ...options, body });
+
+let looking = null;
+
+/** Ask who is logged in; `session` then says it. */
+export function lookAgain() {
+  looking ??= get(SESSION).then((identity) => session.adopt(identity), () => {}).finally(() => { looking = null; });
+  return looking;
+}
 
 /** A key that no other request has. (crypto.randomUUID is there over https only.) */
 export function newKey() {

@@ -1,15 +1,17 @@
-// Begins each page: the feed, the banner, what was said before, and the page's own part.
+// Begins each page: the feed, the banner, what was said before, who is logged in, and the page's own part.
 
 import { showBanner } from "./banner.js";
 import { h, put } from "./dom.js";
 import { Feed } from "./feed.js";
 import { showNotices } from "./notices.js";
+import { showWho } from "./who.js";
 
 const PAGES = new Set(["overview", "jobs", "job", "workers", "history"]);
 
 const feed = new Feed();
 showBanner(feed);
 showNotices();
+showWho();
 feed.start();
 
 const name = PAGES.has(document.body.dataset.page) ? document.body.dataset.page : "overview";

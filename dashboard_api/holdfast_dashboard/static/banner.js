@@ -1,6 +1,7 @@
 // The banner on top of every page: whether workers run, who paused them and why, and when it is safe.
 
 import { button, count, duration, h, put, time, timeOfDay } from "./dom.js";
+import { session, wayIn } from "./session.js";
 import { pauseDialog, resumeDialog } from "./toggle.js";
 
 const nameOf = (mode) => mode.charAt(0).toUpperCase() + mode.slice(1);
@@ -11,8 +12,18 @@ export function titleOf(system) {
   return system.workersPaused ? `Workers: Paused (${nameOf(system.mode)})` : "Workers: Running";
 }
 
+/** What somebody has to know who misses the buttons. */
+const LACKING = {
+  viewer: "You are a viewer: you see everything and change nothing. Pausing takes the role operator.",
+  producer: "You are a producer: you enqueue, cancel and retry jobs. Pausing and requeuing take the role operator.",
+};
+
 function facts(feed) {
   const { system, metrics, workers } = feed;
+  if (session.over) {
+    return [h("p", { role: "alert", class: "reason" }, "You are logged out."),
+      h("p", {}, "The session has ended, here or elsewhere. ", h("a", { href: wayIn(), id: "log-in" }, "Log in again"))];
+  }
   if (system === null) {
     return [h("p", {}, feed.heardAt === null ? feed.cause
       : `Unknown: the pause API does not answer since ${timeOfDay(feed.heardAt)}. ${feed.cause}`)];
@@ -40,8 +51,15 @@ export function showBanner(feed) {
   const pause = button("Pause…", () => pauseDialog(feed), { id: "pause", disabled: true });
   const change = button("Change mode or reason…", () => pauseDialog(feed), { id: "change", hidden: true });
   const resume = button("Resume…", () => resumeDialog(feed), { id: "resume", disabled: true });
+  const lacking = h("p", { id: "lacking", hidden: true });
   const degraded = h("p", { id: "degraded", hidden: true });
-  put(document.getElementById("banner-actions"), pause, resume, change, degraded);
+  put(document.getElementById("banner-actions"), pause, resume, change, lacking, degraded);
+  const offer = () => {
+    const may = session.may("toggle");
+    pause.hidden = resume.hidden = !may || session.over;
+    lacking.hidden = may || session.over;
+    lacking.textContent = LACKING[session.role] ?? "";
+  };
   const show = () => {
     const { system } = feed;
     const words = titleOf(system);
@@ -51,9 +69,11 @@ export function showBanner(feed) {
     document.title = `${words} · Holdfast`;
     pause.disabled = system === null || system.workersPaused;
     resume.disabled = system === null || !system.workersPaused;
-    change.hidden = system === null || !system.workersPaused;
+    change.hidden = !session.may("toggle") || system === null || !system.workersPaused;
     degraded.hidden = feed.way !== "polling";
     degraded.textContent = `No live updates: asking every ${duration(5)}.`;
   };
-  feed.addEventListener("change", show);
+  offer();
+  session.addEventListener("change", offer);
+  for (const one of [feed, session]) one.addEventListener("change", show);
 }

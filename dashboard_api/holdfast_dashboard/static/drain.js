@@ -5,6 +5,7 @@ import { badge, button, clock, count, duration, h, jobLink, put, time } from "./
 import { line } from "./chart.js";
 import { reasonDialog } from "./forms.js";
 import { notice } from "./notices.js";
+import { session } from "./session.js";
 
 const BLOCKERS_MS = 2_000;
 const MOST_SAMPLES = 1_000;
@@ -80,7 +81,7 @@ function blockerRow(item) {
     h("div", {}, badge(item.verdict), " ", jobLink(item.jobId), ` ${item.type} on ${item.workerId}, for ${duration(item.ageSeconds)}`,
       item.checkpoint && [", last checkpoint ", item.checkpoint]),
     h("p", { class: "quiet" }, item.advice, " · last heartbeat ", time(item.lastHeartbeatAt)),
-    item.verdict === "stale" && button("Requeue…", () => requeue(item)));
+    item.verdict === "stale" && session.may("requeue") && button("Requeue…", () => requeue(item)));
 }
 
 /** Tiles with the counts of now. */

@@ -1,8 +1,10 @@
 // What this page knows of the system: from the event stream, else by asking every five seconds, else nothing.
 //
-// Nothing that was not told is ever shown: once neither way answers, the state is unknown (null) at once.
+// Nothing that was not told is ever shown: once neither way answers, the state is unknown (null) at once. When the
+// session has ended it is unknown, too, and nothing more is asked until somebody has logged in again.
 
-import { get } from "./api.js";
+import { get, lookAgain } from "./api.js";
+import { session } from "./session.js";
 
 const POLL_MS = 5_000;
 const POLL_SECONDS = 4;
@@ -32,20 +34,23 @@ export class Feed extends EventTarget {
   #reconnect = null;
   #hidden = null;
   #turn = 0;
+  #told = false;
+  #stopped = false;
 
   start() {
     this.#connect();
     setInterval(() => this.#watch(), 1_000);
-    setInterval(() => this.way !== "live" && !this.#hiddenAway && this.#poll(), POLL_MS);
+    setInterval(() => this.way !== "live" && !this.#hiddenAway && !this.#stopped && this.#poll(), POLL_MS);
     document.addEventListener("visibilitychange", () => this.#seen());
     addEventListener("pageshow", (event) => event.persisted && this.#again());
     addEventListener("pagehide", () => this.#close());
     addEventListener("online", () => this.#again());
+    session.addEventListener("change", () => (session.over ? this.#stop() : this.#stopped && this.#again()));
   }
 
   /** Take in a snapshot that came as the answer to something else. */
   take(snapshot) {
-    if (this.system !== null && snapshot.system.version < this.system.version) return;
+    if (this.#stopped || (this.system !== null && snapshot.system.version < this.system.version)) return;
     this.#turn += 1; // what was asked before may be older
     this.#adopt(snapshot);
   }
@@ -69,6 +74,9 @@ export class Feed extends EventTarget {
       this.#turn += 1;
       this.way = "live";
       this.#adopt(snapshot);
+      // Behind a connection that was cut somebody else may have logged in.
+      if (this.#told && session.name) lookAgain();
+      this.#told = true;
     });
     on("system", (system) => {
       if (system.version <= this.system.version) return;
@@ -98,6 +106,7 @@ export class Feed extends EventTarget {
 
   #broken() {
     this.#close();
+    if (this.#stopped) return;
     if (this.way === "live") this.way = "polling";
     const wait = RECONNECT_MS[Math.min(this.#failures++, RECONNECT_MS.length - 1)];
     this.#reconnect = setTimeout(() => this.#connect(), wait);
@@ -128,6 +137,14 @@ export class Feed extends EventTarget {
     this.#tell();
   }
 
+  /** Nobody is logged in any more. */
+  #stop() {
+    this.#stopped = true;
+    this.#close();
+    this.#turn += 1; // what is still under way was for who was logged in before
+    this.#unknown("You are logged out.");
+  }
+
   #watch() {
     if (this.#hiddenAway || this.heardAt === null || Date.now() - this.heardAt < SILENT_MS) return;
     if (this.way === "live") this.#broken();
@@ -145,6 +162,8 @@ export class Feed extends EventTarget {
 
   /** What was known is old: ask anew, and show nothing until the answer is there. */
   #again() {
+    if (session.over) return;
+    this.#stopped = false;
     this.#unknown("Asking the server…");
     this.#connect();
   }

@@ -2,6 +2,7 @@
 
 import { Refusal } from "./api.js";
 import { button, h, put } from "./dom.js";
+import { wayIn } from "./session.js";
 
 let numbered = 0;
 
@@ -62,7 +63,7 @@ export function formDialog({ title, body, submit, send, danger = false }) {
       dialog.close();
     } catch (refusal) {
       if (!(refusal instanceof Refusal)) throw refusal;
-      if (refusal.code !== "stayed") put(error, h("p", {}, blame(form, refusal)), more(refusal));
+      if (refusal.code !== "stayed") put(error, refusal.loggedOut ? h("p", {}, loggedOut()) : h("p", {}, blame(form, refusal)), more(refusal));
     } finally {
       go.disabled = false;
       go.removeAttribute("aria-busy");
@@ -85,6 +86,12 @@ export function formDialog({ title, body, submit, send, danger = false }) {
 function more(refusal) {
   return refusal.unknown && h("p", {}, "It may have been carried out or not: what the page shows next tells."
     + " Sending the same again is safe, it counts once.");
+}
+
+/** What a form says to who is logged out. In another tab, or what was typed would be lost. */
+export function loggedOut() {
+  return ["You are logged out. ", h("a", { href: wayIn(), target: "_blank", rel: "noopener" }, "Log in in another tab"),
+    ", then come back: what you typed stays."];
 }
 
 /** Nothing was sent, and the form stays as it is. */

@@ -5,6 +5,7 @@ import { button, clock, duration, h, moment, put, table, time } from "./dom.js";
 import { reasonDialog } from "./forms.js";
 import { isStale, jobBadge } from "./jobs.js";
 import { notice } from "./notices.js";
+import { session } from "./session.js";
 
 const REFRESH_MS = 2_000;
 /** Lines of the log that the page keeps. */
@@ -48,12 +49,13 @@ function act(job, verb, words, options, done) {
 
 function actions(job, done) {
   const stale = isStale(job);
+  const produces = session.may("produce");
   return [
-    stale && button("Requeue…", () => act(job, "requeue", "Requeue this job",
+    stale && session.may("requeue") && button("Requeue…", () => act(job, "requeue", "Requeue this job",
       { required: true, danger: true, words: "It goes back to its place with one more attempt used." }, done), { id: "requeue" }),
-    OPEN.has(job.status) && !job.cancelRequestedAt && button("Cancel…", () => act(job, "cancel", "Cancel this job",
+    produces && OPEN.has(job.status) && !job.cancelRequestedAt && button("Cancel…", () => act(job, "cancel", "Cancel this job",
       { danger: true, words: job.status === "running" && !stale ? "Its worker is asked to stop." : "It ends at once." }, done), { id: "cancel" }),
-    ["failed", "dead_letter", "cancelled"].includes(job.status) && button("Retry…", () => act(job, "retry", "Run this job again",
+    produces && ["failed", "dead_letter", "cancelled"].includes(job.status) && button("Retry…", () => act(job, "retry", "Run this job again",
       { words: "It goes back to its place, from attempt 1." }, done), { id: "retry" }),
   ];
 }
@@ -126,7 +128,7 @@ export function page(feed, main) {
     }
     put(said);
     put(body, facts(job));
-    const state = JSON.stringify([job.status, isStale(job), job.cancelRequestedAt]);
+    const state = JSON.stringify([job.status, isStale(job), job.cancelRequestedAt, session.may("produce"), session.may("requeue")]);
     if (state !== shown) {
       const focused = doing.contains(document.activeElement);
       put(doing, ...actions(job, refresh));
@@ -165,5 +167,10 @@ export function page(feed, main) {
     if (job && left) put(left, lease(job));
   }, 1_000);
   addEventListener("pagehide", () => close?.());
+  session.addEventListener("change", () => {
+    if (!session.over || followed !== "yes") return;
+    close();
+    followed = "cut"; // and goes on from its beginning for who logs in again
+  });
   refresh();
 }

@@ -4,6 +4,7 @@ import { get, Keys, post, Refusal } from "./api.js";
 import { badge, button, clock, h, jobLink, moment, put, table, time } from "./dom.js";
 import { field, formDialog, missing } from "./forms.js";
 import { notice } from "./notices.js";
+import { session } from "./session.js";
 
 const PAGE = 50;
 const REFRESH_MS = 3_000;
@@ -77,8 +78,9 @@ export function page(feed, main) {
   const said = h("p", { class: "quiet", "aria-live": "polite" });
   const newer = button("Newer", () => { before.pop(); load(); }, { id: "newer" });
   const older = button("Older", () => { before.push(next); load(); }, { id: "older" });
+  const enqueue = button("Enqueue…", enqueueDialog, { id: "enqueue", class: "primary" });
   put(main, h("section", { class: "card" },
-    h("div", { class: "heading" }, h("h2", {}, "Jobs"), button("Enqueue…", enqueueDialog, { id: "enqueue", class: "primary" })),
+    h("div", { class: "heading" }, h("h2", {}, "Jobs"), enqueue),
     h("form", { class: "filters", role: "search", onsubmit: (event) => { event.preventDefault(); first(); } },
       h("label", {}, "Status ", status), h("label", {}, "Type ", type), h("label", {}, "Text in type, id or worker ", text)),
     said, list, h("div", { class: "actions" }, newer, older)));
@@ -128,6 +130,9 @@ export function page(feed, main) {
       typing = setTimeout(first, TYPING_MS);
     });
   }
+  const offer = () => { enqueue.hidden = !session.may("produce"); };
+  session.addEventListener("change", offer);
+  offer();
   setInterval(() => before.length === 0 && !document.hidden && load({ quietly: true }), REFRESH_MS);
   load();
 }

@@ -5,6 +5,7 @@ import { bars, line } from "./chart.js";
 import { h, moment, put } from "./dom.js";
 import { drainCard } from "./drain.js";
 import { eventTable } from "./history.js";
+import { session } from "./session.js";
 
 const MINUTE = 60_000;
 const REFRESH_MS = 30_000;
@@ -54,6 +55,7 @@ export function page(feed, main) {
   };
   refresh();
   setInterval(refresh, REFRESH_MS);
+  session.addEventListener("change", () => session.over || refresh());
 
   const show = () => put(latest, feed.system === null ? h("p", {}, "Unknown.")
     : feed.audit.length ? eventTable("Latest changes", feed.audit) : h("p", {}, "Nobody has paused anything yet."));

@@ -2,8 +2,9 @@
 
 import { get, Keys, post, Refusal } from "./api.js";
 import { button, count, duration, h, jobLink, moment, put } from "./dom.js";
-import { confirmDialog, field, formDialog, missing, stayed } from "./forms.js";
+import { confirmDialog, field, formDialog, loggedOut, missing, stayed } from "./forms.js";
 import { notice } from "./notices.js";
+import { session } from "./session.js";
 
 const PATH = "/api/system/worker-pause";
 const MODES = {
@@ -20,7 +21,9 @@ function standing(feed, seen) {
   const line = h("div", { class: "standing", "aria-live": "polite" });
   const show = () => {
     const now = feed.system;
-    if (now === null) {
+    if (session.over) {
+      put(line, h("p", {}, `You saw version ${seen.version}. `, loggedOut()));
+    } else if (now === null) {
       put(line, h("p", {}, `You saw version ${seen.version}. At the moment the server does not answer.`));
     } else if (now.version === seen.version) {
       put(line, h("p", {}, `Version ${now.version}: ${inWords(now)}`));

@@ -4,7 +4,7 @@ Triggers and the settings of the queue table stand in the migrations. A test com
 the sum of the migrations.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -30,9 +30,10 @@ from sqlalchemy import (
 )
 
 from holdfast_core.db.types import JSON_LIST, JSON_LIST_OR_NULL, UTC_TIME, UUID_TEXT
-from holdfast_core.states import TERMINAL, JobPhase, JobStatus, PauseAction, PauseMode
+from holdfast_core.states import TERMINAL, JobPhase, JobStatus, PauseAction, PauseMode, Role
 
 __all__ = [
+    "api_tokens",
     "artifacts",
     "control_events",
     "idempotency_keys",
@@ -43,8 +44,10 @@ __all__ = [
     "metrics_history",
     "pause_gate",
     "pause_state",
+    "sessions",
     "status_is",
     "users",
+    "worker_tokens",
     "workers",
 ]
 
@@ -76,6 +79,68 @@ users: Final = Table(
     Column("created_at", UTC_TIME, nullable=False),
     # Users are disabled, never deleted: the audit log names them.
     Column("disabled_at", UTC_TIME),
+    # Who vouches for the user, and under which name: an OpenID provider and its `sub`, or us (`local`) and the name.
+    Column("issuer", String(2_048)),
+    Column("subject", String(255)),
+    CheckConstraint("(issuer IS NULL) = (subject IS NULL)", name="issuer_with_subject"),
+    _index("uq_users_subject", "issuer", "subject", unique=True, where="issuer IS NOT NULL"),
+)
+
+
+def _token_columns() -> list[Column[Any]]:
+    """What tokens of both kinds have."""
+    return [
+        Column("id", UUID_TEXT, primary_key=True),
+        Column("name", String(255), nullable=False),
+        # SHA-256 of the whole token: it is random, so there is nothing to guess.
+        Column("token_hash", String(64), nullable=False),
+        Column("created_at", UTC_TIME, nullable=False),
+        Column("created_by", String(255)),
+        Column("created_by_user_id", UUID_TEXT, ForeignKey("users.id", ondelete="RESTRICT")),
+        Column("expires_at", UTC_TIME),
+        Column("revoked_at", UTC_TIME),
+        # Written behind, at most once a minute.
+        Column("last_used_at", UTC_TIME),
+    ]
+
+
+# Tokens of people and programs: what they do is done by the user behind them.
+api_tokens: Final = Table(
+    "api_tokens",
+    metadata,
+    *_token_columns(),
+    Column("user_id", UUID_TEXT, ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("role", String(16), nullable=False),
+    CheckConstraint(_one_of("role", set(Role) - {Role.WORKER}), name="role"),
+)
+
+# Tokens of workers, each bound to one worker id; null types or capabilities: any.
+worker_tokens: Final = Table(
+    "agent_worker_tokens",
+    metadata,
+    *_token_columns(),
+    Column("worker_id", String(128), nullable=False),
+    Column("types", JSON_LIST_OR_NULL),
+    Column("capabilities", JSON_LIST_OR_NULL),
+    Index("ix_agent_worker_tokens_worker_id", "worker_id"),
+)
+
+# Sessions of browsers: a login is traded for one.
+sessions: Final = Table(
+    "sessions",
+    metadata,
+    Column("id", UUID_TEXT, primary_key=True),
+    # SHA-256 of the cookie's value.
+    Column("secret_hash", String(64), nullable=False),
+    Column("user_id", UUID_TEXT, ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("role", String(16), nullable=False),
+    # The token that was traded for it: the session ends with it. Null for a login at the OpenID provider.
+    Column("token_id", UUID_TEXT, ForeignKey("api_tokens.id", ondelete="RESTRICT")),
+    Column("created_at", UTC_TIME, nullable=False),
+    Column("expires_at", UTC_TIME, nullable=False),
+    Column("ended_at", UTC_TIME),
+    CheckConstraint(_one_of("role", set(Role) - {Role.WORKER}), name="role"),
+    Index("ix_sessions_expires_at", "expires_at"),
 )
 
 pause_state: Final = Table(

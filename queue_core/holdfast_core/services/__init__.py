@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from anyio import create_task_group, sleep
@@ -12,6 +12,7 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock, SystemClock
 from holdfast_core.db import Database
 from holdfast_core.gate import GateCache
+from holdfast_core.services.access import AccessService
 from holdfast_core.services.artifacts import ArtifactService
 from holdfast_core.services.blockers import BlockerService
 from holdfast_core.services.checkpoints import CheckpointWatch
@@ -22,6 +23,7 @@ from holdfast_core.services.health import HealthService, Readiness
 from holdfast_core.services.history import HistoryService
 from holdfast_core.services.jobs import JobService
 from holdfast_core.services.leases import LeaseService, OutcomeService
+from holdfast_core.services.logins import Login, Logins, Verifier, Vouched
 from holdfast_core.services.logs import LogService
 from holdfast_core.services.outbox import Closed, Outbox
 from holdfast_core.services.pause import PauseService
@@ -37,7 +39,12 @@ from holdfast_core.services.workers import WorkerService
 from holdfast_core.settings import Settings
 from holdfast_core.store.users import ensure_user
 
+if TYPE_CHECKING:
+    # What it stands on takes long to load, and few have a provider.
+    from holdfast_core.services.issuer import Issuer
+
 __all__ = [
+    "AccessService",
     "ArtifactService",
     "BlockerService",
     "ClaimService",
@@ -50,6 +57,8 @@ __all__ = [
     "JobService",
     "LeaseService",
     "LogService",
+    "Login",
+    "Logins",
     "Outbox",
     "OutcomeService",
     "PauseService",
@@ -57,6 +66,8 @@ __all__ = [
     "Services",
     "Session",
     "SessionService",
+    "Verifier",
+    "Vouched",
     "WorkerService",
     "run_services",
 ]
@@ -84,6 +95,11 @@ class Services:
     workers: WorkerService
     health: HealthService
     sessions: SessionService
+    access: AccessService
+    #: Who is asking: for those who receive requests.
+    logins: Logins
+    #: The OpenID provider, where there is one: for logins of browsers.
+    issuer: "Issuer | None"
     #: For those who run the process, not for transports.
     watch: PauseWatch
     counters: Counters
@@ -97,9 +113,14 @@ class Services:
 
 @asynccontextmanager
 async def run_services(
-    database: Database, bus: ChangeBus, settings: Settings, clock: Clock | None = None
+    database: Database,
+    bus: ChangeBus,
+    settings: Settings,
+    clock: Clock | None = None,
+    issuer: "Issuer | None" = None,
 ) -> AsyncGenerator[Services]:
-    """The services over an open store, with their background tasks, until the block ends."""
+    """The services over an open store, with their background tasks, until the block ends. `issuer`: the OpenID
+    provider that vouches for callers, where there is one."""
     clock = clock or SystemClock()
     cache = GateCache(clock)
     waiters = Waiters(bus)
@@ -115,6 +136,7 @@ async def run_services(
     leases = LeaseService(database, bus, watch, presence, counters, settings, clock)
     outcomes = OutcomeService(database, bus, cache, presence, counters, settings)
     logs = LogService(database, bus, presence, settings)
+    logins = Logins(database, clock, issuer)
     services = Services(
         pause=PauseService(database, bus, watch, snapshots, counters, settings, clock),
         jobs=JobService(database, bus, counters),
@@ -131,6 +153,9 @@ async def run_services(
         sessions=SessionService(
             database, bus, watch, claims, leases, outcomes, logs, presence, counters, clock
         ),
+        access=AccessService(database, logins, settings, clock),
+        logins=logins,
+        issuer=issuer,
         watch=watch,
         counters=counters,
         snapshots=snapshots,
@@ -158,8 +183,11 @@ async def run_services(
             services.sessions.beside.run_superseded,
             services.sessions.handbacks.run,
             checkpoints.run,
+            logins.run,
         ):
             tasks.start_soon(_go_on, task)
+        if issuer is not None:
+            tasks.start_soon(_go_on, issuer.run)
         try:
             yield services
         finally:

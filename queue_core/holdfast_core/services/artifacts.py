@@ -24,6 +24,7 @@ from holdfast_core.errors import (
     StoreUnavailable,
 )
 from holdfast_core.ids import uuid7
+from holdfast_core.policy import Permission, admit, admit_worker
 from holdfast_core.schemas import Artifact, ArtifactList, UploadRequest
 from holdfast_core.services.artifact_folder import ArtifactFolder
 from holdfast_core.services.holders import may_add
@@ -75,6 +76,7 @@ class ArtifactService:
         The same bytes under the same name are kept once. Raises InvalidRequest where the digest is another,
         BodyTooLarge, JobNotFound, JobNotOwned, LeaseLost, or JobStateConflict where the job has too many.
         """
+        admit_worker(caller, request.worker_id, "upload artifacts")
         found = job_uuid(job_id)
         token_hash = fence(self._settings, request.lease_token)
         self._presence.seen(request.worker_id, None)
@@ -149,6 +151,7 @@ class ArtifactService:
 
     async def list(self, caller: Caller, job_id: str) -> ArtifactList:
         """All artifacts of a job, oldest first. Raises JobNotFound."""
+        admit(caller, Permission.LOOK, "see artifacts")
         found = job_uuid(job_id)
 
         def reading(connection: Connection) -> ArtifactList:
@@ -161,6 +164,7 @@ class ArtifactService:
     async def download(self, caller: Caller, job_id: str, artifact_id: str) -> Download:
         """One artifact with its bytes. Raises JobNotFound, ArtifactNotFound, or StoreUnavailable where its file is
         not in this server's folder: it is there for who asks a server that has the folder, so it is not "not found"."""
+        admit(caller, Permission.LOOK, "see artifacts")
         found = job_uuid(job_id)
 
         def reading(connection: Connection) -> tuple[Artifact, bytes | None]:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Row
 
 from holdfast_core.callers import Caller
 from holdfast_core.db import Database
+from holdfast_core.policy import Permission, admit
 from holdfast_core.schemas import Blocker, BlockerList, System, Verdict
 from holdfast_core.settings import Settings
 from holdfast_core.states import JobPhase, PauseMode
@@ -25,6 +26,7 @@ class BlockerService:
 
     async def list(self, caller: Caller) -> BlockerList:
         """Each running or stale job: stale ones first, then those that run longest; at most 500 are named."""
+        admit(caller, Permission.LOOK, "see what runs")
 
         def reading(connection: Connection) -> BlockerList:
             system, counts = system_and_in_flight(connection)

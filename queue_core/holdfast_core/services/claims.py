@@ -16,6 +16,7 @@ from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
 from holdfast_core.errors import HoldfastError, KeyReused, StoreUnavailable
 from holdfast_core.gate import GateCache
+from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Job, Transport
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.presence import Presence
@@ -64,6 +65,14 @@ class ClaimService:
         A claim that meets a pause, or is waiting when one is made, is answered at once. To cancel the call
         is safe at any time: a job that was taken for it is given back.
         """
+        admit_worker(
+            caller,
+            request.worker_id,
+            "claim jobs",
+            types=request.allowed_types,
+            capabilities=request.worker_capabilities,
+        )
+        request = _bound(caller, request)
         self._presence.seen(
             request.worker_id,
             transport,
@@ -80,10 +89,19 @@ class ClaimService:
             self._counters.add("claims_paused" if answer.system.workers_paused else "claims_empty")
         return answer
 
-    async def offer(self, request: ClaimRequest, *, avoid: tuple[UUID, ...] = ()) -> ClaimAnswer:
+    async def offer(
+        self, caller: Caller, request: ClaimRequest, *, avoid: tuple[UUID, ...] = ()
+    ) -> ClaimAnswer:
         """A claim for a worker that has said that it is ready: by the same way, but its presence is its session's to
         tell, and nobody asked where there is nothing. `avoid`: jobs that it is not to get."""
-        answer = await self._claim(request, avoid)
+        admit_worker(
+            caller,
+            request.worker_id,
+            "claim jobs",
+            types=request.allowed_types,
+            capabilities=request.worker_capabilities,
+        )
+        answer = await self._claim(_bound(caller, request), avoid)
         if answer.job is not None:
             self._counters.add("claims_granted")
         return answer
@@ -182,6 +200,12 @@ class ClaimService:
                         log.warning("claim_not_given_back", job_id=str(taken.job.id), cause=error.detail)
                 raise
         return taken
+
+
+def _bound(caller: Caller, request: ClaimRequest) -> ClaimRequest:
+    """The same, within the types of the caller's token."""
+    types = caller.types_of(request.allowed_types)
+    return request if types == request.allowed_types else request.model_copy(update={"allowed_types": types})
 
 
 def _answer(taken: store.Taken) -> ClaimAnswer:

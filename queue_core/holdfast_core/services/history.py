@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from holdfast_core.callers import Caller
 from holdfast_core.db import Database
 from holdfast_core.errors import HoldfastError
+from holdfast_core.policy import Permission, admit
 from holdfast_core.schemas import MetricsHistory, MetricsHistoryQuery, MinuteMetrics
 from holdfast_core.store import history as store
 from holdfast_core.store.metrics import backlog, database_time, system_and_in_flight
@@ -31,6 +32,7 @@ class HistoryService:
 
     async def history(self, caller: Caller, query: MetricsHistoryQuery) -> MetricsHistory:
         """The last minutes, oldest first."""
+        admit(caller, Permission.LOOK, "see the last hours")
 
         def reading(connection: Connection) -> list[MinuteMetrics]:
             after = database_time(connection) - MINUTE * (query.minutes + 1)

@@ -13,6 +13,7 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.db import Database, Lane
 from holdfast_core.errors import FieldError, InvalidRequest, JobNotFound, JobStateConflict
 from holdfast_core.ids import uuid7
+from holdfast_core.policy import Permission, admit
 from holdfast_core.schemas import (
     BulkRetryAnswer,
     BulkRetryRequest,
@@ -76,6 +77,7 @@ class JobService:
         A repeat with the same idempotency key answers the first job, while it exists. Raises KeyReused where
         that was another request.
         """
+        admit(caller, Permission.PRODUCE, "add jobs")
         new = _new(caller, request)
         row = await self._database.write(lambda c: store.insert_job(c, new), lane=Lane.SINGLE)
         if row is None:
@@ -92,6 +94,7 @@ class JobService:
     async def enqueue_batch(self, caller: Caller, request: EnqueueBatchRequest) -> JobBatch:
         """Add many jobs in their order, all or none. Those whose idempotency key is known already are answered as
         they are. Raises InvalidRequest where one key comes twice, or KeyReused."""
+        admit(caller, Permission.PRODUCE, "add jobs")
         new = [_new(caller, one) for one in request.jobs]
         _refuse_doubles(request)
 
@@ -115,15 +118,20 @@ class JobService:
         return JobBatch(items=items)
 
     async def get(self, caller: Caller, job_id: str) -> Job:
-        """One job. Raises JobNotFound."""
+        """One job; a worker sees its own. Raises JobNotFound."""
+        admit(caller, Permission.JOBS, "see jobs")
         found = job_uuid(job_id)
         row = await self._database.read(lambda connection: store.find(connection, found))
-        if row is None:
+        if row is None or not caller.owns(row.claimed_by):
             raise _not_found(found)
         return store.job_from(row)
 
     async def list(self, caller: Caller, query: JobQuery) -> JobPage:
-        """A page of jobs, newest first. Raises InvalidRequest for a cursor that is not ours."""
+        """A page of jobs, newest first; a worker sees its own. Raises InvalidRequest for a cursor that is not ours."""
+        admit(caller, Permission.JOBS, "see jobs")
+        if caller.bounds is not None:
+            caller.bind(query.claimed_by or caller.bounds.worker_id)
+            query = query.model_copy(update={"claimed_by": caller.bounds.worker_id})
         before: UUID | None = None
         if query.cursor is not None:
             try:
@@ -140,6 +148,7 @@ class JobService:
 
         Repeating it changes nothing. Raises JobNotFound, or JobStateConflict for a job that has ended otherwise.
         """
+        admit(caller, Permission.PRODUCE, "cancel jobs")
         found = job_uuid(job_id)
 
         def work(connection: Connection) -> tuple[Job, bool]:
@@ -161,6 +170,7 @@ class JobService:
     async def requeue(self, caller: Caller, job_id: str, request: RequeueRequest) -> Job:
         """Put a stale job back to its place, also while paused: the way out of a drain that a dead worker
         blocks. Raises JobNotFound, or JobStateConflict for a job that is not stale."""
+        admit(caller, Permission.REQUEUE, "put jobs back")
         found = job_uuid(job_id)
 
         def work(connection: Connection) -> Job:
@@ -186,6 +196,7 @@ class JobService:
     async def retry(self, caller: Caller, job_id: str, request: RetryRequest) -> Job:
         """Queue a failed, dead or cancelled job again, from attempt 1, in its old place. Raises JobNotFound or
         JobStateConflict."""
+        admit(caller, Permission.PRODUCE, "run jobs again")
         found = job_uuid(job_id)
 
         def work(connection: Connection) -> Job:
@@ -205,6 +216,7 @@ class JobService:
     async def retry_many(self, caller: Caller, request: BulkRetryRequest) -> BulkRetryAnswer:
         """Queue all jobs again that have ended in `status` by now, those that ended first before the others, at most
         10,000 a call."""
+        admit(caller, Permission.PRODUCE, "run jobs again")
         ended_by = await self._database.read(database_time)
         count = 0
         more = True

@@ -13,6 +13,7 @@ from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
 from holdfast_core.gate import GateCache
+from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import (
     CancelAckRequest,
     CompleteRequest,
@@ -90,6 +91,7 @@ class LeaseService:
 
         Raises JobNotFound, JobNotOwned, or LeaseLost: the claim is over, stop working on the job.
         """
+        admit_worker(caller, request.worker_id, "keep leases")
         found = job_uuid(job_id)
         token_hash = fence(self._settings, request.lease_token)
         self._presence.seen(
@@ -120,6 +122,7 @@ class LeaseService:
     ) -> Beats:
         """Extend the leases of several jobs of a worker, all in one transaction. Its presence is the caller's to
         tell. Raises StoreUnavailable: then none of them has moved."""
+        admit_worker(caller, worker_id, "keep leases")
         requests = [_beat(worker_id, lease_seconds, job) for job in held]
         # In the order of their ids, so that no two writers wait for each other in a circle.
         order = sorted(range(len(held)), key=lambda number: held[number].job_id)
@@ -176,6 +179,7 @@ class OutcomeService:
 
     async def complete(self, caller: Caller, job_id: str, request: CompleteRequest) -> Job:
         """The job succeeded. Raises JobNotFound, JobNotOwned, LeaseLost or JobStateConflict."""
+        admit_worker(caller, request.worker_id, "end jobs")
         token_hash = fence(self._settings, request.lease_token)
         return await self._end(
             "complete",
@@ -189,6 +193,7 @@ class OutcomeService:
 
     async def fail(self, caller: Caller, job_id: str, request: FailRequest) -> Job:
         """The job failed; `retryable` brings it back while attempts are left. Raises as `complete` does."""
+        admit_worker(caller, request.worker_id, "end jobs")
         token_hash = fence(self._settings, request.lease_token)
 
         def work(connection: Connection, found: UUID) -> Row[Any] | None:
@@ -207,6 +212,7 @@ class OutcomeService:
 
     async def release(self, caller: Caller, job_id: str, request: ReleaseRequest) -> Job:
         """The job goes back to its place, no attempt used. Raises as `complete` does."""
+        admit_worker(caller, request.worker_id, "end jobs")
         token_hash = fence(self._settings, request.lease_token)
         job = await self._end(
             "release",
@@ -220,6 +226,7 @@ class OutcomeService:
 
     async def cancel_ack(self, caller: Caller, job_id: str, request: CancelAckRequest) -> Job:
         """The holder has stopped, as it was asked to. Raises as `complete` does."""
+        admit_worker(caller, request.worker_id, "end jobs")
         token_hash = fence(self._settings, request.lease_token)
         return await self._end(
             "cancel_ack",

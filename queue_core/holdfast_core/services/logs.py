@@ -10,6 +10,7 @@ from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.db import Database
 from holdfast_core.errors import JobNotFound, JobStateConflict
+from holdfast_core.policy import Permission, admit, admit_worker
 from holdfast_core.schemas import MAX_PAGE, Job, JobEvent, JobEventPage, JobEventQuery, LogRequest
 from holdfast_core.services.holders import may_add
 from holdfast_core.services.jobs import job_uuid
@@ -42,6 +43,7 @@ class LogService:
 
         Raises JobNotFound, JobNotOwned, LeaseLost, or JobStateConflict where the log is full.
         """
+        admit_worker(caller, request.worker_id, "add to logs")
         found = job_uuid(job_id)
         token_hash = fence(self._settings, request.lease_token)
         self._presence.seen(request.worker_id, None)
@@ -63,6 +65,7 @@ class LogService:
 
     async def page(self, caller: Caller, job_id: str, query: JobEventQuery) -> JobEventPage:
         """A page of a job's log, oldest first. Raises JobNotFound."""
+        admit(caller, Permission.LOOK, "read logs")
         found = job_uuid(job_id)
 
         def reading(connection: Connection) -> list[JobEvent]:
@@ -78,6 +81,7 @@ class LogService:
     ) -> AsyncGenerator[list[JobEvent] | Job]:
         """The events behind `after` as they come, some at a time (at first maybe none); at the end the job, once it
         has ended and all is said. Raises JobNotFound, also where the job is removed meanwhile."""
+        admit(caller, Permission.LOOK, "read logs")
         found = job_uuid(job_id)
 
         def reading(connection: Connection) -> tuple[Job, list[JobEvent]]:

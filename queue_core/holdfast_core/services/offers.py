@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from holdfast_core.callers import Caller
 from holdfast_core.errors import HoldfastError
+from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import ClaimRequest, Job, System
 from holdfast_core.schemas.sessions import OfferFrame, ServerFrame, WorkerCapabilities
 from holdfast_core.services.claims import ClaimService
@@ -82,6 +83,16 @@ class Offers:
         self._changed = Event()
 
     # What the worker says, and what it has been told
+
+    def admit(self, capabilities: WorkerCapabilities) -> None:
+        """Raises NotAllowed where the worker says that it takes more than its token is bound to."""
+        admit_worker(
+            self._caller,
+            self._worker_id,
+            "claim jobs",
+            types=capabilities.types,
+            capabilities=capabilities.capabilities,
+        )
 
     def describe(self, capabilities: WorkerCapabilities) -> None:
         """What the worker takes, from now on."""
@@ -201,7 +212,7 @@ class Offers:
         job: Job | None = None
         try:
             with CancelScope() as self._claiming:
-                answer = await self._claims.offer(request, avoid=refused)
+                answer = await self._claims.offer(self._caller, request, avoid=refused)
                 job = answer.job
                 # The session hears of each version in its order, so what was claimed under a newer one waits for it.
                 version = answer.system.version

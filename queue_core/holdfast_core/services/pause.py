@@ -15,6 +15,7 @@ from holdfast_core.errors import (
     PauseNotConfirmed,
     StoreUnavailable,
 )
+from holdfast_core.policy import Permission, admit
 from holdfast_core.schemas import (
     ControlEventPage,
     ControlSnapshot,
@@ -71,6 +72,7 @@ class PauseService:
 
     async def status(self, caller: Caller) -> Snapshot:
         """The pause, the counts, the workers and the newest events."""
+        admit(caller, Permission.STATUS, "see the pause")
         return await self._snapshots.take()
 
     async def control(
@@ -163,6 +165,7 @@ class PauseService:
         `reached: false` at once. `progress` is told of each change of what runs, and of a drain that
         stands still now and then.
         """
+        admit(caller, Permission.STATUS, "wait for the pause")
         deadline = self._clock.monotonic() + query.timeout_seconds
         since = query.since_version
         told: InFlight | None = None
@@ -191,6 +194,7 @@ class PauseService:
 
     async def history(self, caller: Caller, query: HistoryQuery) -> ControlEventPage:
         """A page of the audit log, newest first."""
+        admit(caller, Permission.LOOK, "read the audit log")
         items, more = await self._database.read(lambda connection: store.history(connection, query))
         return ControlEventPage(items=items, next_before=more)
 

@@ -7,7 +7,14 @@ from uuid import UUID
 import structlog
 from anyio import Event, current_time, move_on_after
 
-from holdfast_core.errors import FieldError, HoldfastError, InternalError, InvalidRequest, LeaseLost
+from holdfast_core.errors import (
+    FieldError,
+    HoldfastError,
+    InternalError,
+    InvalidRequest,
+    LeaseLost,
+    NotAllowed,
+)
 from holdfast_core.schemas import System
 from holdfast_core.schemas.sessions import (
     AcceptedFrame,
@@ -130,6 +137,9 @@ class Session:
             frames = await self._answer(frame)
         except HoldfastError as error:
             frames = [_refusal(error, frame)]
+            if isinstance(error, NotAllowed) and self._told is None:
+                self.outbox.send(frames.pop().model_copy(update={"ref": frame.ref}))
+                self.outbox.end(Closed(POLICY_VIOLATION, "not allowed: see the error before this"))
         except Exception:
             log.exception("frame_failed", worker_id=self.worker_id, frame=type(frame).__name__)
             frames = [
@@ -170,6 +180,7 @@ class Session:
     async def _hello(self, frame: HelloFrame) -> list[ServerFrame]:
         if self._told is not None:
             raise InvalidRequest.of(FieldError("type", "hello was said already in this session"))
+        self.offers.admit(frame.capabilities)
         self._lease_seconds = frame.lease_seconds
         states, cancels, _ = await self._renew(frame.jobs)
         system = await self._begin(self)
@@ -181,6 +192,8 @@ class Session:
         return [welcome, *cancels]
 
     async def _heartbeat(self, frame: HeartbeatFrame) -> list[ServerFrame]:
+        if frame.capabilities is not None:
+            self.offers.admit(frame.capabilities)
         self._describe(frame.capabilities, frame.observed_version)
         states, cancels, system = await self._renew(frame.jobs)
         with move_on_after(VERSION_SECONDS):

@@ -19,6 +19,7 @@ from holdfast_core.clock import Clock
 from holdfast_core.db import Database
 from holdfast_core.errors import Unavailable
 from holdfast_core.ids import uuid7
+from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import System
 from holdfast_core.services.claims import ClaimService
 from holdfast_core.services.counters import Counters
@@ -82,6 +83,7 @@ class SessionService:
 
         At its end offers that were not accepted go back; accepted jobs keep their leases.
         """
+        admit_worker(caller, worker_id, "open a push session")
         if self._count >= MAX_SESSIONS:
             raise Unavailable(
                 f"{MAX_SESSIONS:,} sessions are open here already. Use REST, or try again later.",

@@ -19,6 +19,7 @@ from holdfast_core.errors import (
 )
 from holdfast_core.gate import close_door
 from holdfast_core.ids import uuid7
+from holdfast_core.policy import Permission, may, scope_of
 from holdfast_core.schemas import (
     MAX_LIMIT_SECONDS,
     MIN_LIMIT_SECONDS,
@@ -65,8 +66,11 @@ class Toggles:
         """One toggle, under the lock of the pause's row. So a repeat that comes while the first is under way waits
         for it."""
         system = store.lock_system(connection)
-        if not caller.may_toggle:
-            refusal = NotAllowed(f"{caller.name} may not {request.action} the workers: an operator can.")
+        if not may(caller.roles, Permission.TOGGLE):
+            refusal = NotAllowed(
+                f"{caller.name} may not {request.action} the workers: an operator can.",
+                scope=scope_of(Permission.TOGGLE),
+            )
             return self._refuse(connection, caller, system, request, refusal)
         if key is None:
             return self._act(connection, caller, system, request)

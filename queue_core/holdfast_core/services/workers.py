@@ -3,6 +3,7 @@
 from holdfast_core.callers import Caller
 from holdfast_core.db import Database
 from holdfast_core.gate import GateCache
+from holdfast_core.policy import Permission, admit, admit_worker
 from holdfast_core.schemas import PresenceAnswer, PresenceRequest, Transport, WorkerList
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.watch import PauseWatch
@@ -24,6 +25,13 @@ class WorkerService:
         self, caller: Caller, request: PresenceRequest, *, transport: Transport = "rest"
     ) -> PresenceAnswer:
         """An idle or locally paused worker is there; it is told of the pause."""
+        admit_worker(
+            caller,
+            request.worker_id,
+            "report as a worker",
+            types=request.types,
+            capabilities=request.worker_capabilities,
+        )
         self._presence.seen(
             request.worker_id,
             transport,
@@ -38,6 +46,7 @@ class WorkerService:
 
     async def list(self, caller: Caller) -> WorkerList:
         """All workers that are known, by id."""
+        admit(caller, Permission.LOOK, "see workers")
         await self._presence.flush()  # what this process knows shows at once
         return WorkerList(items=await self._database.read(fleet))
 

@@ -9,6 +9,8 @@ from holdfast_server.commands import database_url_option, failures_in_one_line, 
 __all__ = ["mcp"]
 
 _INSTALL_LINE: Final = "pip install 'holdfast[mcp]'"
+#: The exit code of what the caller may not (CONTRACT section 8).
+_NOT_ALLOWED: Final = 7
 
 
 @click.command()
@@ -21,7 +23,8 @@ _INSTALL_LINE: Final = "pip install 'holdfast[mcp]'"
 def mcp(url: str | None, database_url: str | None) -> None:
     """Serve the queue's tools to one agent over stdio (MCP).
 
-    Ends when stdin closes. Any number may run beside each other and beside `holdfast serve`, on one database.
+    Ends when stdin closes. Any number may run beside each other and beside `holdfast serve`, on one database. Unless
+    authentication is disabled, it speaks for whoever HOLDFAST_TOKEN names.
     HOLDFAST_MCP_ROLE narrows what is offered: viewer, producer, worker, operator.
     """
     if url is None:
@@ -37,18 +40,28 @@ def _serve(database_url: str | None) -> None:
 
     import anyio
 
+    from holdfast_core.errors import HoldfastError, NotAllowed, NotAuthenticated
     from holdfast_core.telemetry import configure_logs
     from holdfast_server.compose import open_services
     from holdfast_server.mcp import build_mcp_server, serve_stdio
+    from holdfast_server.mcp.speaker import find_speaker
 
     configure_logs(settings.log_format)
 
-    async def serve() -> None:
+    async def serve() -> HoldfastError | None:
         async with open_services(settings) as services:
-            await serve_stdio(build_mcp_server(lambda: services, settings, role=settings.mcp_role))
+            try:
+                who = await find_speaker(services, settings)
+            except (NotAuthenticated, NotAllowed) as error:
+                return error
+            await serve_stdio(build_mcp_server(lambda: services, settings, who=who, role=settings.mcp_role))
+        return None
 
     with failures_in_one_line():
-        anyio.run(serve)
+        refusal = anyio.run(serve)
+    if refusal is not None:
+        with failures_in_one_line(exit_code=_NOT_ALLOWED):
+            raise refusal
 
 
 def _forward(url: str) -> None:

@@ -5,7 +5,7 @@
     work.py          tools of workers: claim, heartbeat, outcomes, presence
     system.py        tools of operators: status, pause, resume, wait, history
     catalog.py       all of them in their fixed order, and both spellings of their names (spelling.py: which)
-    roles.py         which of them a role may call
+    asking.py        who asks, and what that admits; speaker.py: for whom a server on stdio speaks
     schema.py        JSON Schemas from the models; words.py has the words in them
     resources.py     the snapshot, a job, the playbook (playbook.md); prompts.py the conversations
     subscriptions.py who is told of a change; versions.py what there is to tell

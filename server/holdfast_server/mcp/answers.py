@@ -15,7 +15,7 @@ from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import Answer
 from holdfast_server.mcp.catalog import NameStyle, spelled
 
-__all__ = ["MAX_ERROR_TEXT", "answer_result", "error_result"]
+__all__ = ["MAX_ERROR_TEXT", "answer_result", "error_result", "error_text"]
 
 #: A model has no use for more, however many fields were wrong.
 MAX_ERROR_TEXT: Final = 4_000
@@ -24,6 +24,7 @@ MAX_ERROR_TEXT: Final = 4_000
 _NEXT: Final[Mapping[str, str]] = {
     "invalid_request": "Nothing was changed. Correct this and call again.",
     "body_too_large": "Nothing was changed. Send less.",
+    "not_allowed": "Leave it to somebody who may.",
     "job_not_found": "Look for the id with queue.list.",
     "job_not_owned": "Take another job with queue.claim.",
     "lease_lost": "Take another job with queue.claim.",
@@ -62,6 +63,11 @@ def error_result(error: HoldfastError, style: NameStyle) -> types.CallToolResult
     if error.retry_after is not None:
         told += f" Wait {error.retry_after} s first."
     return types.CallToolResult(content=[types.TextContent(type="text", text=told)], is_error=True)
+
+
+def error_text(error: HoldfastError) -> str:
+    """The same as an error of the protocol tells it, which is all that a resource or prompt has."""
+    return _cut(_shown(f"[{error.code}] {error.detail}"))
 
 
 def _cut(text: str) -> str:

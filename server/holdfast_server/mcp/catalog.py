@@ -6,11 +6,13 @@ equal tools; so one spelling is listed, and both are accepted in every call.
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, Literal
 
 from mcp import types
 
+from holdfast_core.policy import may_call
+from holdfast_core.states import Role
 from holdfast_server.mcp.jobs import JOB_TOOLS
 from holdfast_server.mcp.schema import input_schema, output_schema
 from holdfast_server.mcp.system import SYSTEM_TOOLS
@@ -23,6 +25,10 @@ NameStyle = Literal["dot", "underscore"]
 
 #: New tools go to the end of their group: clients show, and models remember, the order.
 TOOLS: Final[tuple[Tool[Any], ...]] = (*JOB_TOOLS, *WORK_TOOLS, *SYSTEM_TOOLS)
+
+
+#: Each spelling for each set of roles, and for all.
+MAX_LISTINGS: Final = 2 * ((1 << len(Role)) + 1)
 
 
 def _underscored(name: str) -> str:
@@ -46,10 +52,12 @@ def spelled(text: str, style: NameStyle) -> str:
     return text if style == "dot" else _IN_TEXT.sub(lambda found: _underscored(found[0]), text)
 
 
-@cache
-def listing(style: NameStyle) -> tuple[types.Tool, ...]:
-    """The tools as clients see them."""
-    return tuple(_listed(tool, style) for tool in TOOLS)
+@lru_cache(maxsize=MAX_LISTINGS)
+def listing(style: NameStyle, roles: frozenset[Role] | None = None) -> tuple[types.Tool, ...]:
+    """The tools as clients see them: those that one of the roles admits; None: all."""
+    if roles is None:
+        return tuple(_listed(tool, style) for tool in TOOLS)
+    return tuple(listed for listed in listing(style) if may_call(roles, listed.name))
 
 
 def _listed(tool: Tool[Any], style: NameStyle) -> types.Tool:

@@ -16,8 +16,9 @@ from mcp.server import Server
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 from holdfast_core import __version__
+from holdfast_core.policy import INCLUDED, may_call, may_prompt
+from holdfast_core.states import Role
 from holdfast_server.mcp.relay import Relay
-from holdfast_server.mcp.roles import Role, may_call, may_prompt, refusal
 from holdfast_server.mcp.subscriptions import Running, UnchangingLists, add_subscriptions
 from holdfast_server.mcp.upstream import Frame, Upstream, UpstreamFailed
 
@@ -77,7 +78,8 @@ class _Forwarding:
 
     def __init__(self, upstream: Upstream, role: Role | None) -> None:
         self._upstream = upstream
-        self._role: Role | None = role
+        self._role = role
+        self._roles = None if role is None else INCLUDED[role]
 
     async def greet(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         """Put the server's instructions into the handshake, or why there are none."""
@@ -101,10 +103,10 @@ class _Forwarding:
         del params  # as it came, so that nothing is lost of what we do not know
         name = str((context.params or {}).get("name", ""))
         match context.method:
-            case "tools/call" if not may_call(self._role, name):
-                return _tool_error(f"[not_allowed] {refusal(self._role, name)}")
-            case "prompts/get" if not may_prompt(self._role, name):
-                raise MCPError(types.INVALID_PARAMS, f"[not_allowed] {refusal(self._role, name)}")
+            case "tools/call" if not may_call(self._roles, name):
+                return _tool_error(self._refusal(name))
+            case "prompts/get" if not may_prompt(self._roles, name):
+                raise MCPError(types.INVALID_PARAMS, self._refusal(name))
             case _:
                 pass
         try:
@@ -120,14 +122,20 @@ class _Forwarding:
             raise MCPError(types.INTERNAL_ERROR, str(error)) from None
         return self._narrowed(context.method, result)
 
+    def _refusal(self, name: str) -> str:
+        return (
+            f"[not_allowed] The role {self._role} (HOLDFAST_MCP_ROLE) does not admit {name}. Leave it to somebody who"
+            " may."
+        )
+
     def _narrowed(self, method: str, result: dict[str, Any]) -> dict[str, Any]:
         match method:
             case "tools/list":
-                kept = [tool for tool in _items(result, "tools") if may_call(self._role, tool["name"])]
+                kept = [tool for tool in _items(result, "tools") if may_call(self._roles, tool["name"])]
                 return {**result, "tools": kept}
             case "prompts/list":
                 kept = [
-                    prompt for prompt in _items(result, "prompts") if may_prompt(self._role, prompt["name"])
+                    prompt for prompt in _items(result, "prompts") if may_prompt(self._roles, prompt["name"])
                 ]
                 return {**result, "prompts": kept}
             case _:

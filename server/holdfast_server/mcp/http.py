@@ -6,6 +6,8 @@ new protocol gets JSON, except from the tools that report progress; there each r
 itself, and its `Mcp-Name` header, which the SDK checks against the body, says which tool it is for. (A
 `subscriptions/listen` is a stream by its nature; the SDK sees to that.)
 Clients of the older protocols have sessions, which answer in one way only: they get streams.
+
+Who asks stands in the scope already: the host's app has seen to that.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -14,12 +16,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.server import Server
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from holdfast_core.callers import CALLER_KEY, SCOPE_KEY, WIDER_KEY, Caller
+from holdfast_core.errors import NotAllowed
 from holdfast_core.settings import Settings
 from holdfast_server.mcp.catalog import find_tool
 
@@ -98,10 +104,24 @@ class _ByAnswer:
             (key, value.strip(b" \t").lower() if key == b"host" else value.strip(b" \t"))
             for key, value in scope["headers"]
         ]
-        scope = {**scope, "headers": headers}
+        inner = {**scope, "headers": headers}
         told = dict(headers)
         tool = find_tool(told.get(b"mcp-name", b"").decode("latin-1"))
         streams = told.get(b"mcp-protocol-version") not in _MODERN or (
             tool is not None and tool.reports_progress
         )
-        await (self._streaming if streams else self._plain).handle_request(scope, receive, send)
+        if streams:
+            # A session of an older protocol is its principal's, whichever token that sends (the SDK looks at this).
+            inner["user"] = _user(scope[CALLER_KEY])
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and (wanted := inner.get(SCOPE_KEY)) is not None:
+                scope[SCOPE_KEY], message["status"] = wanted, NotAllowed.status
+            await send(message)
+
+        manager = self._streaming if streams else self._plain
+        await manager.handle_request(inner, receive, sending if scope.get(WIDER_KEY) else send)
+
+
+def _user(caller: Caller) -> AuthenticatedUser:
+    return AuthenticatedUser(AccessToken(token="", client_id=caller.principal, scopes=[]))

@@ -3,17 +3,18 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mcp import MCPError, types
 
 from holdfast_core.callers import Caller
+from holdfast_core.policy import PROMPTS, TOOLS, admit, may_prompt
 from holdfast_core.schemas.base import MAX_REASON
 from holdfast_core.services import Services
-from holdfast_core.states import PauseMode
-from holdfast_server.mcp.catalog import NameStyle, spelled
+from holdfast_core.states import PauseMode, Role
+from holdfast_server.mcp.catalog import MAX_LISTINGS, NameStyle, spelled
 from holdfast_server.mcp.resources import told
-from holdfast_server.mcp.roles import Role, may_prompt, refusal
 
 __all__ = ["get_prompt", "list_prompts"]
 
@@ -43,38 +44,36 @@ class _Prompt:
     texts: Callable[[_Ask], Awaitable[_Texts]]
 
 
-def list_prompts(style: NameStyle, role: Role | None) -> types.ListPromptsResult:
-    """The prompts that the role can do something with."""
-    return types.ListPromptsResult(
-        prompts=[
-            types.Prompt(
-                name=name,
-                title=prompt.title,
-                description=spelled(prompt.description, style),
-                arguments=[
-                    types.PromptArgument(name=argument, description=words, required=False)
-                    for argument, words in prompt.arguments.items()
-                ],
-            )
-            for name, prompt in _PROMPTS.items()
-            if may_prompt(role, name)
-        ]
+def list_prompts(style: NameStyle, roles: frozenset[Role]) -> types.ListPromptsResult:
+    """The prompts that one of the roles can do something with."""
+    return types.ListPromptsResult(prompts=list(_listing(style, roles)))
+
+
+@lru_cache(maxsize=MAX_LISTINGS)
+def _listing(style: NameStyle, roles: frozenset[Role]) -> tuple[types.Prompt, ...]:
+    return tuple(
+        types.Prompt(
+            name=name,
+            title=prompt.title,
+            description=spelled(prompt.description, style),
+            arguments=[
+                types.PromptArgument(name=argument, description=words, required=False)
+                for argument, words in prompt.arguments.items()
+            ],
+        )
+        for name, prompt in _PROMPTS.items()
+        if may_prompt(roles, name)
     )
 
 
 async def get_prompt(
-    services: Services,
-    caller: Caller,
-    params: types.GetPromptRequestParams,
-    style: NameStyle,
-    role: Role | None,
+    services: Services, caller: Caller, params: types.GetPromptRequestParams, style: NameStyle
 ) -> types.GetPromptResult:
-    """The prompt with its arguments put in. Raises MCPError: unknown, refused, or its state not to be had now."""
+    """The prompt with its arguments put in. Raises NotAllowed, or MCPError: unknown, or its state not to be had now."""
     prompt = _PROMPTS.get(params.name)
     if prompt is None:
         raise MCPError(types.INVALID_PARAMS, f"Unknown prompt: {params.name[:_MAX_SHOWN]!a}")
-    if not may_prompt(role, params.name):
-        raise MCPError(types.INVALID_PARAMS, f"[not_allowed] {refusal(role, params.name)}")
+    admit(caller, TOOLS[PROMPTS[params.name]], f"use the prompt {params.name}")
     arguments = params.arguments or {}
     for name in arguments:
         if name not in prompt.arguments:

@@ -9,7 +9,10 @@ from mcp import MCPError, types
 
 from holdfast_core.callers import Caller
 from holdfast_core.errors import HoldfastError, JobNotFound
+from holdfast_core.policy import RESOURCES, admit, may
 from holdfast_core.services import Services
+from holdfast_core.states import Role
+from holdfast_server.mcp.answers import error_text
 from holdfast_server.mcp.catalog import NameStyle, spelled
 
 __all__ = [
@@ -33,43 +36,53 @@ _MARKDOWN: Final = "text/markdown"
 _T = TypeVar("_T")
 
 
-def list_resources(style: NameStyle) -> types.ListResourcesResult:
-    """The resources that have an address of their own."""
+def list_resources(style: NameStyle, roles: frozenset[Role]) -> types.ListResourcesResult:
+    """The resources that have an address of their own, as far as one of the roles admits them."""
     return types.ListResourcesResult(
-        resources=[
-            types.Resource(
-                uri=SYSTEM_URI,
-                name="system",
-                title="The pause and the queue",
-                description=spelled(
-                    "The answer of system.status. Subscribe to it to be told of each new version of the pause.",
-                    style,
-                ),
-                mime_type=_JSON,
-            ),
-            types.Resource(
-                uri=PLAYBOOK_URI,
-                name="playbook",
-                title="Pause, drain, upgrade, resume",
-                description="How to do an upgrade that meets no running work, step by step in terms of the tools.",
-                mime_type=_MARKDOWN,
-            ),
-        ]
+        resources=[one for one in _resources(style) if may(roles, RESOURCES[str(one.uri)])]
     )
 
 
-def list_templates(style: NameStyle) -> types.ListResourceTemplatesResult:
-    """The resources that are told apart by an id."""
+def list_templates(style: NameStyle, roles: frozenset[Role]) -> types.ListResourceTemplatesResult:
+    """The resources that are told apart by an id, likewise."""
     return types.ListResourceTemplatesResult(
-        resource_templates=[
-            types.ResourceTemplate(
-                uri_template=JOB_TEMPLATE,
-                name="job",
-                title="A job",
-                description=spelled("One job, as queue.get answers it.", style),
-                mime_type=_JSON,
-            )
-        ]
+        resource_templates=[one for one in _templates(style) if may(roles, RESOURCES[one.uri_template])]
+    )
+
+
+@cache
+def _resources(style: NameStyle) -> tuple[types.Resource, ...]:
+    return (
+        types.Resource(
+            uri=SYSTEM_URI,
+            name="system",
+            title="The pause and the queue",
+            description=spelled(
+                "The answer of system.status. Subscribe to it to be told of each new version of the pause.",
+                style,
+            ),
+            mime_type=_JSON,
+        ),
+        types.Resource(
+            uri=PLAYBOOK_URI,
+            name="playbook",
+            title="Pause, drain, upgrade, resume",
+            description="How to do an upgrade that meets no running work, step by step in terms of the tools.",
+            mime_type=_MARKDOWN,
+        ),
+    )
+
+
+@cache
+def _templates(style: NameStyle) -> tuple[types.ResourceTemplate, ...]:
+    return (
+        types.ResourceTemplate(
+            uri_template=JOB_TEMPLATE,
+            name="job",
+            title="A job",
+            description=spelled("One job, as queue.get answers it.", style),
+            mime_type=_JSON,
+        ),
     )
 
 
@@ -82,6 +95,7 @@ async def read_resource(
             snapshot = await told(lambda: services.pause.status(caller))
             return _one(uri, _JSON, snapshot.model_dump_json())
         case _ if uri == PLAYBOOK_URI:
+            admit(caller, RESOURCES[uri], "read the playbook")
             return _one(uri, _MARKDOWN, spelled(_playbook(), style))
         case _ if uri.startswith(_JOBS):
             try:
@@ -100,7 +114,7 @@ async def told(service: Callable[[], Awaitable[_T]]) -> _T:
     except JobNotFound:
         raise
     except HoldfastError as error:
-        raise MCPError(types.INTERNAL_ERROR, f"[{error.code}] {error.detail}") from None
+        raise MCPError(types.INTERNAL_ERROR, error_text(error)) from None
 
 
 def _one(uri: str, mime_type: str, text: str) -> types.ReadResourceResult:

@@ -13,19 +13,18 @@ import structlog
 from anyio import create_task_group
 from mcp import MCPError, types
 from mcp.server import Server
-from mcp.server.context import ServerRequestContext
-from starlette.requests import Request
 
 from holdfast_core import __version__
-from holdfast_core.callers import Caller, local_operator
 from holdfast_core.errors import HoldfastError, InternalError, NotAllowed
+from holdfast_core.policy import TOOLS, Permission, admit
 from holdfast_core.services import Services
 from holdfast_core.settings import Settings
+from holdfast_core.states import Role
 from holdfast_server.mcp import prompts, resources
-from holdfast_server.mcp.answers import answer_result, error_result
+from holdfast_server.mcp.answers import answer_result, error_result, error_text
+from holdfast_server.mcp.asking import Asking, Context, Who
 from holdfast_server.mcp.catalog import NameStyle, find_tool, listing, spelled, tool_input_schema
 from holdfast_server.mcp.connected import while_connected
-from holdfast_server.mcp.roles import Role, may_call, refusal
 from holdfast_server.mcp.spelling import name_style
 from holdfast_server.mcp.subscriptions import Running, UnchangingLists, add_subscriptions
 from holdfast_server.mcp.tool import Call, Tool
@@ -33,9 +32,6 @@ from holdfast_server.mcp.versions import SystemVersions
 from holdfast_server.mcp.words import instructions
 
 __all__ = ["build_mcp_server"]
-
-#: `request` is the HTTP request; None on stdio.
-_Context = ServerRequestContext[Running, Request[Any]]
 
 _P = TypeVar("_P")
 _T = TypeVar("_T")
@@ -49,24 +45,26 @@ _log: Final[Any] = structlog.get_logger(__name__)
 def build_mcp_server(
     services: Callable[[], Services],
     settings: Settings,
-    caller: Caller | None = None,
     *,
+    who: Who | None = None,
     role: Role | None = None,
 ) -> Server[Running]:
     """An MCP server over these services, for any transport.
 
-    `services` is called at each request, so the server may be built before they are open. All calls speak as
-    `caller`, by default the local operator; `role` narrows what is listed and accepted. One server serves many
-    connections; between calls it keeps nothing but their subscriptions.
+    `services` is called at each request, so the server may be built before they are open. Over HTTP each request acts
+    as the caller in its scope; `who` says it where there is no HTTP (without it nobody is served there). `role`
+    narrows what is listed and accepted. One server serves many connections; between calls it keeps nothing but their
+    subscriptions.
     """
-    offer = _Offer(services, settings, caller or local_operator(settings.default_user_id), role)
+    asking = Asking(who, role)
+    offer = _Offer(services, settings, asking)
     server = UnchangingLists(
         "holdfast",
         version=__version__,
         title="Holdfast",
         description="A job queue for AI-agent workers with a pause that can be trusted.",
         instructions=spelled(instructions(settings.pause_poll_interval_ms / 1_000), settings.tool_name_style),
-        lifespan=_lifespan(services),
+        lifespan=_lifespan(services, asking),
         get_tool_input_schema=tool_input_schema,
         on_list_tools=_guarded(offer.list_tools),
         on_call_tool=offer.call_tool,
@@ -83,15 +81,17 @@ def build_mcp_server(
 
 
 def _guarded(
-    handler: Callable[[_Context, _P], Awaitable[_T]],
-) -> Callable[[_Context, _P], Awaitable[_T]]:
+    handler: Callable[[Context, _P], Awaitable[_T]],
+) -> Callable[[Context, _P], Awaitable[_T]]:
     """The same, a bug of ours told without its text: to clients of the older protocols the SDK would tell it."""
 
-    async def handle(context: _Context, params: _P) -> _T:
+    async def handle(context: Context, params: _P) -> _T:
         try:
             return await handler(context, params)
         except MCPError:
             raise
+        except HoldfastError as error:
+            raise MCPError(types.INTERNAL_ERROR, error_text(error)) from None
         except Exception as error:
             _log.exception("mcp_request_crashed")
             raise MCPError(
@@ -102,13 +102,13 @@ def _guarded(
 
 
 def _lifespan(
-    services: Callable[[], Services],
+    services: Callable[[], Services], asking: Asking
 ) -> Callable[[Server[Running]], AbstractAsyncContextManager[Running]]:
     @asynccontextmanager
     async def lifespan(_: Server[Running]) -> AsyncGenerator[Running]:
         async with create_task_group() as tasks:
             try:
-                yield Running(tasks, SystemVersions(services, tasks))
+                yield Running(tasks, SystemVersions(services, tasks), asking.admit_subscriber)
             finally:
                 tasks.cancel_scope.cancel()
 
@@ -118,43 +118,50 @@ def _lifespan(
 class _Offer:
     """What a client can ask for, but for subscriptions."""
 
-    def __init__(
-        self, services: Callable[[], Services], settings: Settings, caller: Caller, role: Role | None
-    ) -> None:
+    def __init__(self, services: Callable[[], Services], settings: Settings, asking: Asking) -> None:
         self._services = services
         self._settings = settings
-        self._caller = caller
-        self._role: Role | None = role
+        self._asking = asking
 
     async def list_tools(
-        self, context: _Context, params: types.PaginatedRequestParams | None
+        self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         style = self._style(context, params)
-        return types.ListToolsResult(
-            tools=[tool for tool in listing(style) if may_call(self._role, tool.name)]
-        )
+        caller = await self._asking.caller(context)
+        return types.ListToolsResult(tools=list(listing(style, caller.roles)))
 
-    async def call_tool(self, context: _Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         style = self._style(context)
         tool = find_tool(params.name)
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name[:_MAX_SHOWN_NAME]!a}")
 
-        async def result() -> types.CallToolResult:
+        async def result() -> types.CallToolResult | types.ErrorData:
             return await self._result(context, tool, params, style)
 
         if tool.waits and context.request is not None:
-            return await while_connected(context.request.receive, result)
-        return await result()
+            answer = await while_connected(context.request.receive, result)
+        else:
+            answer = await result()
+        if isinstance(answer, types.ErrorData):
+            raise MCPError.from_error_data(answer)
+        return answer
 
     async def _result(
-        self, context: _Context, tool: Tool[Any], params: types.CallToolRequestParams, style: NameStyle
-    ) -> types.CallToolResult:
+        self, context: Context, tool: Tool[Any], params: types.CallToolRequestParams, style: NameStyle
+    ) -> types.CallToolResult | types.ErrorData:
         try:
-            if not may_call(self._role, tool.name):
-                raise NotAllowed(refusal(self._role, spelled(tool.name, style)))
-            call = Call(self._services(), self._caller, context.session.report_progress)
-            return answer_result(await tool.call(call, params.arguments or {}))
+            async with self._asking.while_good(context) as caller:
+                permission = TOOLS[tool.name]
+                if permission is not Permission.TOGGLE:  # whose refusal the service puts into the audit log
+                    admit(caller, permission, f"call {spelled(tool.name, style)}")
+                call = Call(self._services(), caller, context.session.report_progress)
+                return answer_result(await tool.call(call, params.arguments or {}))
+        except NotAllowed as error:
+            told = self._asking.explained(error)
+            if self._asking.ask_for_more(context, error):
+                return types.ErrorData(code=types.INVALID_REQUEST, message=error_text(told))
+            return error_result(told, style)
         except HoldfastError as error:
             return error_result(error, style)
         except Exception:
@@ -163,33 +170,39 @@ class _Offer:
             return error_result(InternalError("The server failed on this call; its log says why."), style)
 
     async def list_resources(
-        self, context: _Context, params: types.PaginatedRequestParams | None
+        self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
-        return resources.list_resources(self._style(context, params))
+        style = self._style(context, params)
+        return resources.list_resources(style, (await self._asking.caller(context)).roles)
 
     async def list_templates(
-        self, context: _Context, params: types.PaginatedRequestParams | None
+        self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourceTemplatesResult:
-        return resources.list_templates(self._style(context, params))
+        style = self._style(context, params)
+        return resources.list_templates(style, (await self._asking.caller(context)).roles)
 
     async def read_resource(
-        self, context: _Context, params: types.ReadResourceRequestParams
+        self, context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
-        return await resources.read_resource(self._services(), self._caller, params.uri, self._style(context))
+        caller = await self._asking.caller(context)
+        return await resources.read_resource(self._services(), caller, params.uri, self._style(context))
 
     async def list_prompts(
-        self, context: _Context, params: types.PaginatedRequestParams | None
+        self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListPromptsResult:
-        return prompts.list_prompts(self._style(context, params), self._role)
+        style = self._style(context, params)
+        return prompts.list_prompts(style, (await self._asking.caller(context)).roles)
 
     async def get_prompt(
-        self, context: _Context, params: types.GetPromptRequestParams
+        self, context: Context, params: types.GetPromptRequestParams
     ) -> types.GetPromptResult:
-        return await prompts.get_prompt(
-            self._services(), self._caller, params, self._style(context), self._role
-        )
+        caller = await self._asking.caller(context)
+        try:
+            return await prompts.get_prompt(self._services(), caller, params, self._style(context))
+        except NotAllowed as error:
+            raise MCPError(types.INVALID_PARAMS, error_text(self._asking.explained(error))) from None
 
-    def _style(self, context: _Context, page: types.PaginatedRequestParams | None = None) -> NameStyle:
+    def _style(self, context: Context, page: types.PaginatedRequestParams | None = None) -> NameStyle:
         """How this client wants tools named. Raises MCPError also for a page: every list comes on one."""
         if page is not None and page.cursor is not None:
             raise MCPError(types.INVALID_PARAMS, "Unknown cursor: everything comes on one page")

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from holdfast_core.errors import ConfigurationError
-from holdfast_server.mcp.roles import Role
+from holdfast_core.states import Role
 
 __all__ = ["ForwarderSettings", "load_forwarder_settings"]
 

@@ -8,7 +8,7 @@ An update is a hint to read again, not a fact: nothing is kept for a client that
 holds up nobody, since what it has yet to be told is worked out from one number when it is ready.
 """
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, Protocol, cast
@@ -81,12 +81,17 @@ class Source(Protocol):
         ...
 
 
+async def _anybody(_: Any) -> None:
+    """Admits everybody."""
+
+
 @dataclass(slots=True)
 class Running:
-    """One running of a server, over one transport."""
+    """One running of a server, over one transport. `admit` raises MCPError for who may not be told of updates."""
 
     tasks: TaskGroup
     source: Source
+    admit: Callable[["_Context"], Awaitable[None]] = field(default=_anybody)
     open: int = field(default=0)
 
     @contextmanager
@@ -130,6 +135,7 @@ async def _listen(context: _Context, params: types.SubscriptionsListenRequestPar
     if this is None:
         raise MCPError(types.INVALID_REQUEST, "subscriptions/listen has to be a request")
     live = context.lifespan_context
+    await live.admit(context)
     asked = frozenset(params.notifications.resource_subscriptions or ())
     with live.one_more(bound=_bound(context)):
         async with live.source.open(asked) as updates:
@@ -145,6 +151,7 @@ async def _listen(context: _Context, params: types.SubscriptionsListenRequestPar
             )
             while True:
                 update = await updates.next()
+                await live.admit(context)
                 await context.session.send_notification(
                     types.ResourceUpdatedNotification(
                         params=types.ResourceUpdatedNotificationParams(
@@ -157,13 +164,16 @@ async def _listen(context: _Context, params: types.SubscriptionsListenRequestPar
 
 
 async def _subscribe(context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
+    live = context.lifespan_context
+    await live.admit(context)
     connection = _connection(context)
     held = _held(connection)
     if params.uri not in held:
         scope = held[params.uri] = CancelScope()  # before the first await: a second request finds it
-        live = context.lifespan_context
+        # An HTTP request is not kept for its subscription: who may not listen any more has no stream to hear it on.
+        asking = context if context.request is None else None
         try:
-            await live.tasks.start(_announce, live, _bound(context), connection, params.uri, scope)
+            await live.tasks.start(_announce, live, _bound(context), connection, params.uri, scope, asking)
         except BaseException:
             held.pop(params.uri, None)
             raise
@@ -183,6 +193,7 @@ async def _announce(
     connection: Connection,
     uri: str,
     scope: CancelScope,
+    asking: _Context | None,
     *,
     task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
 ) -> None:
@@ -199,7 +210,11 @@ async def _announce(
         try:
             while True:
                 update = await updates.next()
+                if asking is not None:
+                    await live.admit(asking)
                 await connection.send_resource_updated(uri, meta=_versioned(update.version) or None)
+        except MCPError as error:
+            _log.info("mcp_subscription_ended", uri=uri, cause=error.message)
         except Exception:
             # A bug: it ends this subscription, and neither the others nor the server.
             _log.exception("mcp_subscription_failed", uri=uri)

@@ -15,6 +15,7 @@ from mcp import MCPError, types
 
 from holdfast_core.errors import HoldfastError
 from holdfast_core.services import Services
+from holdfast_server.mcp.answers import error_text
 from holdfast_server.mcp.resources import SYSTEM_URI
 from holdfast_server.mcp.subscriptions import Update
 
@@ -71,7 +72,7 @@ class SystemVersions:
         try:
             await watch.refresh()
         except HoldfastError as error:
-            raise MCPError(types.INTERNAL_ERROR, f"[{error.code}] {error.detail}") from None
+            raise MCPError(types.INTERNAL_ERROR, error_text(error)) from None
         self._learn(watch.known_version)
 
     async def after(self, known: int | None) -> int:
