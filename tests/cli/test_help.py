@@ -25,6 +25,8 @@ VERBS = [
     "blockers",
     "workers",
     "watch",
+    "login",
+    "token",
     "demo",
     "completion",
 ]

@@ -56,6 +56,23 @@ def test_the_clients_verbs_need_none_of_it(light: dict[str, str]) -> None:
     assert done.returncode == 6, done.stderr
 
 
+def test_tokens_are_made_at_a_server_without_it_and_else_answer_with_the_install_line(
+    light: dict[str, str],
+) -> None:
+    there = run(light, "token", "list", "--url", "http://127.0.0.1:1")
+    assert there.returncode == 6, there.stderr
+    here = run(light, "token", "create", "--worker-id", "w")
+    assert (here.returncode, here.stdout) == (1, "")
+    assert INSTALL_LINE in here.stderr
+    assert "--url" in here.stderr
+    assert len(here.stderr.splitlines()) == 1
+
+
+def test_who_logs_in_needs_none_of_it(light: dict[str, str]) -> None:
+    done = run(light, "login", "--status", "--url", "http://127.0.0.1:1")
+    assert done.returncode == 6, done.stderr
+
+
 def test_the_face_needs_none_of_it(light: dict[str, str]) -> None:
     program = "import holdfast; holdfast.Client('http://127.0.0.1:1').close()"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=light)

@@ -135,7 +135,7 @@ def test_a_worker_that_is_not_let_in_ends_with_a_clear_message_and_does_not_loop
     url, asked = door
     with start_worker(url, "w", tmp_path, "--transport", transport, HOLDFAST_TOKEN="wrong") as worker:
         assert worker.ended(60) == 7
-        assert "Give a token with --token or HOLDFAST_TOKEN." in worker.text
+        assert "A worker takes a token of its own, with HOLDFAST_TOKEN" in worker.text
         assert "Traceback" not in worker.text
     assert 1 <= len(asked) <= 4
 

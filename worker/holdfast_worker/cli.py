@@ -7,12 +7,13 @@ that `holdfast --help` answers at once.
 
 import sys
 from importlib import import_module
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
 from holdfast_core import __version__
 from holdfast_worker.terminal.exits import Exit, explained, stop
+from holdfast_worker.terminal.missing import INSTALL_LINE, answer_missing
 
 __all__ = ["main"]
 
@@ -37,6 +38,8 @@ _CLIENT_VERBS: Final = (
     "worker",
     "checkpoint",
     "hook",
+    "login",
+    "token",
     "demo",
     "completion",
 )
@@ -49,7 +52,6 @@ _SERVER_VERBS: Final = {
     "doctor": "Examine settings, host and database, and prove the gate.",
     "migrate": "Bring the database up to date.",
 }
-_INSTALL_LINE: Final = "pip install 'holdfast[server]'"
 
 
 class _ServerVerb(click.Command):
@@ -60,9 +62,9 @@ class _ServerVerb(click.Command):
         try:
             command = self._load()
         except ModuleNotFoundError as error:
-            _answer_missing(self.name, error)
+            answer_missing(self.name, error)
         if command is None:
-            stop(Exit.FAILED, f"`holdfast {self.name}` needs the server. Install it: {_INSTALL_LINE}")
+            stop(Exit.FAILED, f"`holdfast {self.name}` needs the server. Install it: {INSTALL_LINE}")
         return command
 
     def find(self) -> click.Command | None:
@@ -124,7 +126,7 @@ class _Verbs(click.Group):
             except ModuleNotFoundError as error:
                 # A server's verb may import its libraries only when it runs.
                 if ctx.invoked_subcommand in _SERVER_VERBS:
-                    _answer_missing(ctx.invoked_subcommand, error)
+                    answer_missing(ctx.invoked_subcommand, error)
                 raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -135,17 +137,6 @@ class _Verbs(click.Group):
     def _summary(self, ctx: click.Context, name: str) -> str:
         command = self.get_command(ctx, name)
         return command.get_short_help_str(limit=100) if command else ""
-
-
-def _answer_missing(verb: str | None, error: ModuleNotFoundError) -> NoReturn:
-    """End with the install line, unless what is missing is a part of Holdfast: that is a bug, not an extra."""
-    module = (error.name or "").partition(".")[0]
-    if module.startswith("holdfast") and module != "holdfast_server":
-        raise error
-    stop(
-        Exit.FAILED,
-        f"`holdfast {verb}` needs the server's libraries ({error.name} is missing). Install them: {_INSTALL_LINE}",
-    )
 
 
 @click.group(

@@ -23,7 +23,7 @@ from uuid import UUID
 import httpx2
 from pydantic import ValidationError
 
-from holdfast_core.errors import InvalidRequest, JobNotFound
+from holdfast_core.errors import InvalidRequest, JobNotFound, TokenNotFound
 from holdfast_core.schemas import (
     Answer,
     Artifact,
@@ -33,19 +33,23 @@ from holdfast_core.schemas import (
     ClaimAnswer,
     ControlEventPage,
     ControlSnapshot,
+    CreatedToken,
     EventOutcome,
     HeartbeatAnswer,
+    Identity,
     Job,
     JobBatch,
     JobEventPage,
     JobPage,
     PresenceAnswer,
     Snapshot,
+    Token,
+    TokenList,
     WaitFor,
     WaitSnapshot,
     WorkerList,
 )
-from holdfast_core.states import JobPhase, JobStatus, PauseAction, PauseMode
+from holdfast_core.states import JobPhase, JobStatus, PauseAction, PauseMode, Role
 from holdfast_worker.events import ServerEvent, server_events
 from holdfast_worker.failures import UnexpectedAnswer, failure_of
 from holdfast_worker.wire import (
@@ -61,7 +65,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 
 #: A stream says something at least every 15 s.
 STREAM_SILENCE_SECONDS: Final = 40.0
-_JOB_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 #: What a header of ours may hold.
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _A = TypeVar("_A", bound=Answer)
@@ -70,11 +74,11 @@ _A = TypeVar("_A", bound=Answer)
 class Client:
     """Speaks to one server. Belongs to one thread at a time; `with` or `close()` ends it.
 
-    `url` falls back to HOLDFAST_URL and then to http://127.0.0.1:8790, `token` to HOLDFAST_TOKEN ("" sends
-    none). For HTTPS the system's CAs are trusted, or those in the file that SSL_CERT_FILE names. Every call
-    raises a HoldfastError: the server's own refusal (`.code`, `.detail`, `.system`, `.errors`),
-    ServerUnreachable (UntrustedServer), or UnexpectedAnswer. ValueError at the making where url, token or
-    the CAs' file cannot be used.
+    `url` falls back to HOLDFAST_URL and then to http://127.0.0.1:8790, `token` to HOLDFAST_TOKEN and then to what
+    `holdfast login` has stored for that server ("" sends none). For HTTPS the system's CAs are trusted, or those in
+    the file that SSL_CERT_FILE names. Every call raises a HoldfastError: the server's own refusal (`.code`, `.detail`,
+    `.system`, `.errors`), ServerUnreachable (UntrustedServer), or UnexpectedAnswer. ValueError at the making where url,
+    token or the CAs' file cannot be used, ConfigurationError where the file of stored tokens cannot be trusted.
     """
 
     #: The body of the latest answer as it came: it may hold fields that are newer than this client.
@@ -417,6 +421,49 @@ class Client:
         body = {"workerId": worker_id, "autoEnabled": auto_enabled, "observedVersion": observed_version}
         return self._post(PresenceAnswer, "/api/queue/workers/heartbeat", body)
 
+    # Who may come in
+
+    def identity(self) -> Identity:
+        """Who is asking, as the server knows it, and what they may do. Raises NotAuthenticated."""
+        return self._get(Identity, "/api/session")
+
+    def create_token(
+        self,
+        *,
+        role: Role | str | None = None,
+        user: str | None = None,
+        name: str | None = None,
+        worker_id: str | None = None,
+        types: Sequence[str] | None = None,
+        capabilities: Sequence[str] | None = None,
+        expires_in_seconds: int | None = None,
+    ) -> CreatedToken:
+        """A new token: with a role and the user who stands behind it, or for one worker. Its value is in this answer
+        and nowhere else."""
+        return self._post(
+            CreatedToken,
+            "/api/tokens",
+            {
+                "role": role,
+                "user": user,
+                "name": name,
+                "workerId": worker_id,
+                "types": None if types is None else list(types),
+                "capabilities": None if capabilities is None else list(capabilities),
+                "expiresInSeconds": expires_in_seconds,
+            },
+        )
+
+    def tokens(self, *, ended: bool = False) -> TokenList:
+        """The tokens that are good, newest first; `ended`: also those that were."""
+        return self._get(TokenList, "/api/tokens", {"all": "true"} if ended else None)
+
+    def revoke_token(self, token_id: UUID | str) -> Token:
+        """End a token: within five seconds every process refuses it. May be repeated. Raises TokenNotFound."""
+        if not _ID.fullmatch(str(token_id)):
+            raise TokenNotFound(f"No token has the id {str(token_id)[:64]!r}.")
+        return self._call(Token, "DELETE", f"/api/tokens/{token_id}", waits=0.0)
+
     # The wire
 
     def _get(
@@ -511,6 +558,6 @@ def _written(time: datetime | str | None) -> str | None:
 
 def _path(job_id: UUID | str, verb: str = "") -> str:
     # An id is put into a path, so what could lead elsewhere ("..", "a/b", "") is not sent at all.
-    if not _JOB_ID.fullmatch(str(job_id)):
+    if not _ID.fullmatch(str(job_id)):
         raise JobNotFound(f"No job has the id {str(job_id)[:64]!r}.")
     return f"/api/queue/jobs/{job_id}" + (f"/{verb}" if verb else "")

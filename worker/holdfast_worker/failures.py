@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from holdfast_core import errors
-from holdfast_core.errors import FieldError, HoldfastError, Unavailable
+from holdfast_core.errors import FieldError, HoldfastError, TooManyRequests, Unavailable
 from holdfast_core.schemas import Problem
 
 __all__ = ["ServerUnreachable", "UnexpectedAnswer", "UntrustedServer", "error_of", "failure_of"]
@@ -75,7 +75,7 @@ def failure_of(url: str, status: int, headers: Mapping[str, str], body: bytes) -
         kind = type(
             kind.__name__, (kind,), {"code": problem.code, "status": problem.status, "title": problem.title}
         )
-    if issubclass(kind, Unavailable):
+    if issubclass(kind, Unavailable | TooManyRequests):
         return kind(problem.detail, retry_after=seconds or 1)
     return kind(
         problem.detail,

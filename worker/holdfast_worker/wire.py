@@ -49,14 +49,22 @@ class Address:
 
     @classmethod
     def of(cls, url: str | None = None, token: str | None = None) -> Self:
-        """`url` falls back to HOLDFAST_URL and then to http://127.0.0.1:8790, `token` to HOLDFAST_TOKEN ("" is
-        none). Raises ValueError where one of them cannot be used."""
+        """`url` falls back to HOLDFAST_URL and then to http://127.0.0.1:8790, `token` to HOLDFAST_TOKEN and then to
+        what `holdfast login` has stored for this very server ("" is none). Raises ValueError where one of them cannot
+        be used, and ConfigurationError where the file of stored tokens cannot be trusted."""
         base = (url or os.environ.get("HOLDFAST_URL") or DEFAULT_URL).strip().rstrip("/")
         host, shown = _checked(base)
-        token = (os.environ.get("HOLDFAST_TOKEN", "") if token is None else token).strip()
+        if token is None:
+            token = os.environ.get("HOLDFAST_TOKEN", "").strip() or _stored(shown)
+        token = token.strip()
         if not token.isascii() or not token.isprintable() or " " in token:
             raise ValueError("the token holds characters that no token has")
         return cls(base, shown, host, token)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this very host."""
+        return self.host in _LOOPBACK
 
     @property
     def is_tls(self) -> bool:
@@ -66,7 +74,7 @@ class Address:
     @property
     def through_proxies(self) -> bool:
         """Whether a proxy from the environment counts: it is for the world outside, never for this very host."""
-        return self.host not in _LOOPBACK
+        return not self.is_loopback
 
     @property
     def headers(self) -> dict[str, str]:
@@ -80,7 +88,7 @@ class Address:
         Reading the system's certificates takes longer than all else here, so without TLS none are read. Raises
         ValueError where they cannot be.
         """
-        if not self.is_tls and self.host in _LOOPBACK:
+        if not self.is_tls and self.is_loopback:
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             return httpx2.create_ssl_context()
@@ -130,6 +138,13 @@ def cause(error: BaseException) -> str:
     """What the operating system or OpenSSL said, without its number and its place in the source."""
     text = str(error) or type(error).__name__
     return re.sub(r"^\[[^\]]*\] | \(_ssl\.c:\d+\)$", "", text).rstrip(".").lower()
+
+
+def _stored(shown: str) -> str:
+    """What `holdfast login` has stored for this server, or nothing."""
+    from holdfast_worker.credentials import origin_of, stored_token  # only where it is wanted: start-up time
+
+    return stored_token(origin_of(shown)) or ""
 
 
 def _checked(base: str) -> tuple[str, str]:

@@ -58,7 +58,7 @@ def _count(code: CodeType) -> int:
 
 class _Worker:
     def __init__(self, url: str, worker_id: str, stop: threading.Event) -> None:
-        self._client = Client(url)
+        self._client = Client(url, token="")
         self._url = url
         self._id = worker_id
         self._stop = stop
@@ -138,7 +138,7 @@ class _Worker:
         def beat() -> None:
             while not ended.wait(LEASE_SECONDS / 3):
                 try:
-                    with Client(self._url) as client:
+                    with Client(self._url, token="") as client:
                         client.heartbeat(job_id, self._id, LEASE_SECONDS, lease_token=token)
                 except HoldfastError as error:
                     self._tell("heartbeat_failed", jobId=str(job_id), detail=str(error))

@@ -16,8 +16,9 @@ def first_of(failure: BaseException) -> BaseException:
 
 @asynccontextmanager
 async def one_failure() -> AsyncGenerator[None]:
-    """What ended a group of tasks, as it is: the first of several."""
+    """What ended a group of tasks, as it is and with its cause: the first of several."""
     try:
         yield
     except BaseExceptionGroup as group:
-        raise first_of(group) from None
+        first = first_of(group)
+        raise first from first.__cause__

@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 from anyio import Event, move_on_after, sleep
 
-from holdfast_core.errors import HoldfastError, Unavailable
+from holdfast_core.errors import HoldfastError, TooManyRequests, Unavailable
 from holdfast_core.schemas import MAX_TEXT, LogLevel
 from holdfast_worker.runtime.transports.base import Held, Transport
 
@@ -78,7 +78,7 @@ class JobLog:
         """Whether it is done with, sent or not."""
         try:
             await self._transport.log(self._held, level, message, payload)
-        except Unavailable:
+        except (Unavailable, TooManyRequests):
             await sleep(AGAIN_SECONDS)
             return False
         except HoldfastError as error:

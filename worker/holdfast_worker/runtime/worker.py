@@ -185,8 +185,9 @@ class Worker:
         """Run until SIGTERM or SIGINT, or `stop()`. A second signal stops running jobs, which go back. Logs go to
         stderr, unless the program has configured structlog.
 
-        Raises NotAuthenticated or NotAllowed where the server does not let the worker in, ConfigurationError where it
-        cannot start here.
+        Raises NotAuthenticated or NotAllowed where the server does not let the worker in, or no longer: then nothing
+        that its jobs come to could be told, so they are stopped, and their leases run out. Raises ConfigurationError
+        where it cannot start here.
         """
         if not structlog.is_configured():
             configure_logs("json" if os.environ.get("HOLDFAST_LOG_FORMAT") == "json" else "console")
@@ -295,6 +296,11 @@ class Worker:
         self._runs.add(run)
         try:
             await run.run(self._handler)
+        except BaseException:
+            log.warning(
+                "job_left", job_id=str(claimed.id), detail="its lease runs out, then it is tried again"
+            )
+            raise
         finally:
             self._runs.discard(run)
 

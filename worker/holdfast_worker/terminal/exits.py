@@ -89,8 +89,12 @@ def _with_way_out(error: Exception) -> str:
             return f"{text} Start one with `holdfast serve`, or name another with --url or HOLDFAST_URL."
         case ServerUnreachable():
             return f"{text} It may have been carried out: see `holdfast status` before repeating it."
-        case errors.NotAuthenticated() | errors.NotAllowed():
-            return f"{text} Give a token with --token or HOLDFAST_TOKEN."
+        case errors.NotAuthenticated():
+            return f"{text} Log in with `holdfast login`, or give a token with --token or HOLDFAST_TOKEN."
+        case errors.NotAllowed():
+            return (
+                f"{text} `holdfast login --status` says who you are; give another token with HOLDFAST_TOKEN."
+            )
         case errors.VersionConflict() | errors.IdempotencyStale():
             return f"{text} `holdfast status` shows it."
         case errors.ResumeNotDrained():
@@ -99,5 +103,7 @@ def _with_way_out(error: Exception) -> str:
             return f"{text} See `holdfast status`, then repeat."
         case errors.JobNotFound():
             return f"{text} `holdfast jobs` lists the ids."
+        case errors.TokenNotFound():
+            return f"{text} `holdfast token list --all` lists the ids."
         case _:
             return text

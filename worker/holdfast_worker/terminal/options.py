@@ -48,7 +48,11 @@ as_json = click.option("--json", "as_json", is_flag=True, help="JSON to stdout, 
 def server(verb: Callable[_P, _R]) -> Callable[_P, _R]:
     """The options `--url` and `--token` of every verb that speaks to a server."""
     verb = click.option(
-        "--token", envvar="HOLDFAST_TOKEN", show_envvar=True, metavar="TOKEN", help="Who is asking."
+        "--token",
+        envvar="HOLDFAST_TOKEN",
+        show_envvar=True,
+        metavar="TOKEN",
+        help="Who is asking; else what `holdfast login` has kept.",
     )(verb)
     return click.option(
         "--url",

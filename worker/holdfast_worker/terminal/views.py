@@ -8,13 +8,14 @@ from holdfast_worker.terminal.output import COLOURS, Cell
 from holdfast_worker.terminal.text import ago, moment
 
 if TYPE_CHECKING:
-    from holdfast_core.schemas import Blocker, ControlEvent, Job, JobEvent, Snapshot, WorkerView
+    from holdfast_core.schemas import Blocker, ControlEvent, Job, JobEvent, Snapshot, Token, WorkerView
 
 __all__ = [
     "ARTIFACT_COLUMNS",
     "BLOCKER_COLUMNS",
     "EVENT_COLUMNS",
     "JOB_COLUMNS",
+    "TOKEN_COLUMNS",
     "WORKER_COLUMNS",
     "blocker_row",
     "event_row",
@@ -23,10 +24,12 @@ __all__ = [
     "job_row",
     "log_line",
     "snapshot_facts",
+    "token_row",
     "worker_row",
 ]
 
 ARTIFACT_COLUMNS = ("ID", "NAME", "SIZE", "CONTENT_TYPE", "BY", "CREATED")
+TOKEN_COLUMNS = ("ID", "KIND", "NAME", "ROLE", "USER", "WORKER", "EXPIRES", "LAST_USED", "REVOKED")
 BLOCKER_COLUMNS = ("JOB", "TYPE", "WORKER", "VERDICT", "AGE", "HEARTBEAT", "CHECKPOINT", "ADVICE")
 WORKER_COLUMNS = ("ID", "STATE", "VIA", "JOBS", "LAST_SEEN", "VERSION", "ENABLED", "CAPABILITIES")
 
@@ -127,6 +130,23 @@ def worker_row(worker: "WorkerView", version: int) -> Sequence[Cell]:
         (seen, "yellow" if behind else ""),
         "yes" if worker.auto_enabled else "no",
         ", ".join(worker.capabilities),
+    )
+
+
+def token_row(token: "Token") -> Sequence[Cell]:
+    """One token, without its value."""
+    bounds = [", ".join(names) for names in (token.types, token.capabilities) if names]
+    worker = f"{token.worker_id or ''}" + (f" ({'; '.join(bounds)})" if bounds else "")
+    return (
+        str(token.id),
+        token.kind,
+        token.name,
+        str(token.role),
+        token.user or "",
+        worker,
+        moment(token.expires_at),
+        moment(token.last_used_at),
+        (moment(token.revoked_at), "red"),
     )
 
 

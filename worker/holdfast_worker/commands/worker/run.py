@@ -113,7 +113,7 @@ def run(command: str | None, handler: str | None, log_format: Any, **given: Any)
         )
     if not float(given["lease_seconds"]).is_integer():
         raise click.BadParameter("should be whole seconds.", param_hint="--lease")
-    from holdfast_core.errors import ConfigurationError, InvalidRequest
+    from holdfast_core.errors import ConfigurationError, InvalidRequest, NotAllowed, NotAuthenticated
     from holdfast_core.telemetry import configure_logs
     from holdfast_worker.runtime.worker import Worker
 
@@ -141,6 +141,12 @@ def run(command: str | None, handler: str | None, log_format: Any, **given: Any)
         worker.run()
     except InvalidRequest as error:
         stop(Exit.USAGE, f"The server refuses this worker: {error.detail}")
+    except (NotAuthenticated, NotAllowed) as error:
+        stop(
+            Exit.NOT_ALLOWED,
+            f"The server does not let this worker in: {error.detail} A worker takes a token of its own, with"
+            " HOLDFAST_TOKEN: `holdfast token create --worker-id ID` makes one.",
+        )
 
 
 def _words(command: str | None) -> list[str] | None:

@@ -43,6 +43,7 @@ class PushSession:
         self._heard = heard
         self._waiting: dict[str, _Waiting] = {}
         self._over = False
+        self._ended_by: ConnectionClosed | None = None
         self._said_at = time.monotonic()
 
     async def run(self) -> None:
@@ -50,6 +51,9 @@ class PushSession:
         try:
             while True:
                 self._take(await self._connection.recv())
+        except ConnectionClosed as error:
+            self._ended_by = error
+            raise
         finally:
             self._over = True
             for waiting in self._waiting.values():
@@ -90,7 +94,7 @@ class PushSession:
         if answer is None:
             raise ServerUnreachable(
                 f"The push session with {self._url} ended before the answer came.", sent=True
-            )
+            ) from self._ended_by
         if isinstance(answer, ErrorFrame):
             raise error_of(answer.code, answer.message)
         if not isinstance(answer, wanted):

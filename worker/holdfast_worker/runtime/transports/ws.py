@@ -13,8 +13,17 @@ from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 
-from holdfast_core.errors import Conflict, HoldfastError, LeaseLost, NotAllowed, NotAuthenticated, NotFound
+from holdfast_core.errors import (
+    Conflict,
+    HoldfastError,
+    LeaseLost,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    TooManyRequests,
+)
 from holdfast_core.schemas import Artifact, Job, LogLevel
 from holdfast_core.schemas.sessions import (
     SESSION_REVOKED,
@@ -46,7 +55,7 @@ from holdfast_core.schemas.sessions import (
     WorkerFrame,
 )
 from holdfast_core.states import JobPhase
-from holdfast_worker.failures import ServerUnreachable, failure_of
+from holdfast_worker.failures import ServerUnreachable, error_of, failure_of
 from holdfast_worker.runtime.backoff import Backoff
 from holdfast_worker.runtime.grouping import one_failure
 from holdfast_worker.runtime.hold import LOCALLY_PAUSED, Hold
@@ -119,6 +128,8 @@ class WsTransport:
         #: Why there is no session: to be told once.
         self.trouble: str | None = None
         self._cancel_heard: Callable[[UUID], None] | None = None
+        #: What the server does not admit, of this worker as it is: said before it closes the session.
+        self._not_admitted: HoldfastError | None = None
 
     @property
     def connected(self) -> bool:
@@ -172,8 +183,10 @@ class WsTransport:
 
     def _raise_if_final(self, error: ConnectionClosed) -> None:
         code = None if error.rcvd is None else error.rcvd.code
+        if code == CloseCode.POLICY_VIOLATION and self._not_admitted is not None:
+            raise self._not_admitted from None
         if code == SESSION_REVOKED:
-            raise NotAuthenticated("The worker's token was revoked.") from None
+            raise NotAuthenticated("The worker's token has ended: it has expired, or was revoked.") from None
         if code == SESSION_SUPERSEDED:
             raise SupersededSession(
                 f"Another worker has connected under the id {self._identity.worker_id!r}. Give one of them another"
@@ -189,10 +202,13 @@ class WsTransport:
         if isinstance(failure, NotAuthenticated | NotAllowed):
             raise failure from None
         self.trouble = f"the server answers with status {response.status_code}"
+        if isinstance(failure, TooManyRequests):
+            return failure.retry_after
         return None if response.status_code >= 500 and response.status_code != 501 else REFUSED_SECONDS
 
     async def _one_session(self) -> None:
         address = self._address
+        self._not_admitted = None
         base = address.base.replace("http", "ws", 1)
         headers = {name: value for name, value in address.headers.items() if name == "Authorization"}
         async with connect(
@@ -267,6 +283,8 @@ class WsTransport:
                     self._cancel_heard(frame.job_id)
             case ErrorFrame():
                 log.warning("frame_refused", code=frame.code, detail=frame.message)
+                if frame.code in {NotAllowed.code, NotAuthenticated.code}:
+                    self._not_admitted = error_of(frame.code, frame.message)
             case _:
                 pass  # the late answer to a call that has given up
 
