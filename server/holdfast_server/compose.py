@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from holdfast_core.services.issuer import Issuer
+    from holdfast_server.mcp import McpEndpoint
 
 __all__ = ["create_application", "open_access", "open_services"]
 
@@ -76,14 +77,19 @@ def create_application(settings: Settings) -> "FastAPI":
     """
     # Here, so that who only wants the services (`holdfast mcp`) does not load the web half of the house.
     from holdfast_dashboard.app import create_app
-    from holdfast_server.mcp import build_mcp_server, create_mcp_endpoint
+    from holdfast_server.mcp.later import LaterEndpoint
 
     opened: list[Services] = []
 
     def services() -> Services:
         return opened[-1]
 
-    endpoint = create_mcp_endpoint(build_mcp_server(services, settings), settings)
+    def make_endpoint() -> "McpEndpoint":
+        from holdfast_server.mcp import build_mcp_server, create_mcp_endpoint
+
+        return create_mcp_endpoint(build_mcp_server(services, settings), settings)
+
+    endpoint = LaterEndpoint(make_endpoint)
 
     @asynccontextmanager
     async def lifespan(_: "FastAPI") -> AsyncGenerator[None]:
@@ -92,4 +98,4 @@ def create_application(settings: Settings) -> "FastAPI":
             async with endpoint.running():
                 yield
 
-    return create_app(services, settings, lifespan=lifespan, mcp_app=endpoint.app)
+    return create_app(services, settings, lifespan=lifespan, mcp_app=endpoint)

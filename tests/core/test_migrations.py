@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex
 
 from holdfast_core.callers import LOCAL_OPERATOR
+from holdfast_core.db import migrations
 from holdfast_core.db.migrations import check, head, migrate
 from holdfast_core.db.tables import metadata
 from holdfast_core.errors import ConfigurationError
@@ -82,6 +85,15 @@ async def test_the_checks_of_the_tables_are_in_the_database(database_url: str) -
             ddl = " ".join(await database.read(lambda c: c.execute(text(sql)).scalars().all()))
             found = {name for name in wanted if f"CONSTRAINT {name} " in ddl}
     assert wanted - found == set()
+
+
+def test_the_revisions_are_those_that_alembic_finds() -> None:
+    """At a start they are read from the files' names: to load Alembic takes longer than all of that."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    scripts = ScriptDirectory.from_config(config)
+    assert scripts.get_current_head() == head()
+    assert {script.revision for script in scripts.walk_revisions()} == migrations._known()
 
 
 def test_ten_processes_that_start_at_once_migrate_once(empty_database_url: str) -> None:

@@ -11,6 +11,7 @@
     subscriptions.py who is told of a change; versions.py what there is to tell
     server.py        the MCP server that offers all this
     http.py stdio.py the two transports; connected.py ends a long call whose HTTP client has gone
+    later.py         the first of them, made when it is asked for
     forward.py       `holdfast mcp --url`: what a server elsewhere offers; upstream.py speaks to it, relay.py
                      keeps subscriptions to it, address.py and settings.py say where and how
     clients.py       configuration for the agents' programs
