@@ -22,6 +22,7 @@ from holdfast_core.schemas import (
     HistoryQuery,
     JobEventQuery,
     JobQuery,
+    LoginRequest,
     LogRequest,
     MetricsHistoryQuery,
     PresenceRequest,
@@ -30,9 +31,11 @@ from holdfast_core.schemas import (
     Request,
     RequeueRequest,
     RetryRequest,
+    TokenRequest,
     UploadRequest,
     WaitQuery,
     WorkerPauseRequest,
+    WorkerTokenRequest,
     parse_query,
     parse_request,
 )
@@ -197,12 +200,41 @@ BOUNDS: list[tuple[type[Request], str, list[Any], list[Any]]] = [
         ["", "0" * 64, "sha256:" + "0" * 63, "md5:" + "0" * 64, "sha256:" + "g" * 64, 1],
     ),
     (UploadRequest, "leaseToken", [*TOKENS[0], None], TOKENS[1]),
+    (LoginRequest, "token", ["t", "x" * 8_192], ["", "x" * 8_193, 1, None]),
+    # Of a worker, which is the least. A role and a user have no place there; those of people are looked at below.
+    (TokenRequest, "workerId", NAMES[0], OPTIONAL_NAMES[1]),
+    (TokenRequest, "role", [None], ["viewer", "root", 1]),
+    (TokenRequest, "user", [None], ["ana", "", 1]),
+    *(
+        (model, field, accepted, refused)
+        for model in (TokenRequest, WorkerTokenRequest)
+        for field, accepted, refused in (
+            ("name", ["n", "x" * 200, None], ["", "x" * 201, 1]),
+            ("types", [*LISTS[0], None], [one for one in LISTS[1] if one is not None]),
+            ("capabilities", [*LISTS[0], None], [one for one in LISTS[1] if one is not None]),
+            ("expiresInSeconds", [1, 315_360_000, None], [0, -1, 315_360_001, 1.0, "1", True]),
+        )
+    ),
+    (WorkerTokenRequest, "workerId", *NAMES),
 ]
 
 
 def test_every_field_of_every_request_has_its_bounds_here() -> None:
     there = {(model, str(field.alias)) for model in LEAST for field in model.model_fields.values()}
     assert {(model, name) for model, name, _, _ in BOUNDS} == there
+
+
+def test_a_token_of_a_person_has_a_role_and_a_user_and_nothing_of_a_worker() -> None:
+    good = {"role": "viewer", "user": "ana"}
+    for role in ("viewer", "producer", "operator", "admin"):
+        parse_request(TokenRequest, {**good, "role": role})
+    assert refused_fields(TokenRequest, {**good, "role": "worker"}) == {"role"}
+    assert refused_fields(TokenRequest, {**good, "user": ""}) == {"user"}
+    assert refused_fields(TokenRequest, {"role": "viewer"}) == {"user"}
+    assert refused_fields(TokenRequest, {"user": "ana"}) == {"role"}
+    assert refused_fields(TokenRequest, {**good, "workerId": "w"}) == {"role"}
+    assert refused_fields(TokenRequest, {**good, "types": []}) == {"types"}
+    assert refused_fields(TokenRequest, {**good, "capabilities": ["gpu"]}) == {"capabilities"}
 
 
 @pytest.mark.parametrize(("model", "field", "accepted", "refused"), BOUNDS)

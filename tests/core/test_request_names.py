@@ -14,6 +14,7 @@ from holdfast_core.schemas import (
     PersonRequest,
     Query,
     Request,
+    TokenRequest,
     WaitQuery,
     WorkerRequest,
     parse_query,
@@ -73,6 +74,8 @@ def test_a_frame_of_a_newer_worker_is_taken_and_a_misspelt_one_refused(name: str
 @pytest.mark.parametrize("model", MODELS)
 def test_the_least_is_enough_and_each_field_of_it_is_required_by_name(model: type[Request]) -> None:
     assert parse_request(model, LEAST[model])[1] == []
+    if model is TokenRequest:
+        return  # it takes one of two sets of fields: see test_request_bounds.py
     for name in LEAST[model]:
         assert refused(model, {key: value for key, value in LEAST[model].items() if key != name}) == {
             name: "is required"

@@ -134,13 +134,21 @@ def test_a_person_who_says_no_at_the_provider_reads_that_and_can_begin_again(
     page.wait_for_selector("input[name=name]")
 
 
-def test_a_page_of_another_site_cannot_open_ours(page: Page, dashboard: Server, provider: Provider) -> None:
-    """The exception for the provider's answer is for that address alone."""
+def test_a_link_from_another_site_leads_to_our_pages_and_to_nothing_that_acts(
+    page: Page, dashboard: Server, provider: Provider
+) -> None:
     log_in(page, dashboard, "val")
     page.wait_for_selector("#session:has-text('val')")
-    for path, status in (("/tasks", 403), ("/login/oidc", 403), ("/login/oidc/callback?state=s&code=c", 401)):
+    for path, status in (
+        ("/login/oidc", 403),
+        ("/login/oidc/callback?state=s&code=c", 401),
+        ("/api/session", 403),
+        ("/tasks", 200),
+    ):
         page.goto(f"{provider.issuer}/.well-known/openid-configuration")
         with page.expect_navigation() as there:
             page.evaluate("(address) => { location.href = address }", dashboard.url + path)
         assert there.value is not None
         assert there.value.status == status, path
+    # The session's cookie stays back on the way from there; our own page then brings it.
+    page.wait_for_selector("#session:has-text('val')")

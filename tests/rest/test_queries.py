@@ -75,6 +75,8 @@ def as_read(schema: dict[str, Any], text: str) -> bool:
             return text.isascii() and valid(schema, float(text)) and text[:1].isdigit()
         except ValueError:
             return False
+    if kind == "boolean":
+        return text in {"true", "false"}
     if schema.get("format") == "uuid":
         return False  # none of the texts is one
     return valid(schema, text)

@@ -12,14 +12,17 @@ from holdfast_core.schemas import (
     EnqueueRequest,
     FailRequest,
     HeartbeatRequest,
+    LoginRequest,
     LogRequest,
     PresenceRequest,
     ReleaseRequest,
     Request,
     RequeueRequest,
     RetryRequest,
+    TokenRequest,
     UploadRequest,
     WorkerPauseRequest,
+    WorkerTokenRequest,
 )
 
 __all__ = ["LEAST"]
@@ -34,11 +37,14 @@ LEAST: dict[type[Request], dict[str, Any]] = {
     EnqueueRequest: {"type": "t"},
     FailRequest: {"workerId": "w", "errorMessage": "e"},
     HeartbeatRequest: {"workerId": "w", "leaseSeconds": 1},
+    LoginRequest: {"token": "t"},
     LogRequest: {"workerId": "w", "message": "m"},
     PresenceRequest: {"workerId": "w", "autoEnabled": True},
     ReleaseRequest: {"workerId": "w", "leaseToken": "x"},
     RequeueRequest: {"reason": "r"},
     RetryRequest: {},
     UploadRequest: {"workerId": "w", "name": "n"},
+    TokenRequest: {"workerId": "w"},
+    WorkerTokenRequest: {"workerId": "w"},
     WorkerPauseRequest: {"action": "resume", "reason": "r"},
 }

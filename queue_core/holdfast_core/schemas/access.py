@@ -6,7 +6,15 @@ from uuid import UUID
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from holdfast_core.schemas.base import Answer, Capabilities, Name, PersonRequest, Query, ShortText
+from holdfast_core.schemas.base import (
+    Answer,
+    Capabilities,
+    Name,
+    PersonRequest,
+    Query,
+    ShortText,
+    broken_rule,
+)
 from holdfast_core.states import Role
 
 __all__ = [
@@ -75,14 +83,18 @@ class TokenRequest(PersonRequest):
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> "TokenRequest":
-        if (self.role is None) == (self.worker_id is None):
-            raise ValueError("takes a role, or a workerId for a worker's token: one of the two")
-        if self.worker_id is None and (self.types is not None or self.capabilities is not None):
-            raise ValueError("takes types and capabilities only with a workerId")
-        if self.worker_id is not None and self.user is not None:
-            raise ValueError("takes no user with a workerId: nobody stands behind a worker")
-        if self.role is not None and self.user is None:
-            raise ValueError("takes a user, so that the audit log can name somebody")
+        if self.worker_id is None:
+            for field, given in (("types", self.types), ("capabilities", self.capabilities)):
+                if given is not None:
+                    raise broken_rule(field, "belongs to a worker's token: give its workerId")
+            if self.role is None:
+                raise broken_rule("role", "is required, or the workerId of a worker's token")
+            if self.user is None:
+                raise broken_rule("user", "is required with a role, so that the audit log can name somebody")
+        elif self.role is not None:
+            raise broken_rule("role", "has no place beside workerId: a worker's token is for that alone")
+        elif self.user is not None:
+            raise broken_rule("user", "has no place beside workerId: nobody stands behind a worker")
         return self
 
 
