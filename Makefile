@@ -30,7 +30,7 @@ test: .venv/.dev .clients/.node
 # What is too long for each run: outages of two minutes, ten thousand made-up requests as each role.
 soak: .venv/.dev
 	HOLDFAST_TEST_LEASE_SECONDS=40 .venv/bin/python -m pytest tests/worker/test_outages.py $(ARGS)
-	HOLDFAST_TEST_REQUESTS=10000 .venv/bin/python -m pytest -rP tests/test_hostile_requests.py $(ARGS)
+	HOLDFAST_TEST_REQUESTS=10000 .venv/bin/python -m pytest -rP -o faulthandler_timeout=3600 tests/test_hostile_requests.py $(ARGS)
 
 screenshots: .venv/.dev
 	PYTHONPATH=tests .venv/bin/python tests/dashboard/screenshots.py
