@@ -21,10 +21,11 @@ Two halves, and neither trusts the other.
 
    PostgreSQL: the door is the table lock of `pause_gate`, which is always empty. A claim is one statement that
    names it (`NOT EXISTS (SELECT 1 FROM pause_gate FOR KEY SHARE)`: ROW SHARE), reads the row of the pause, and
-   takes the job. A pause takes EXCLUSIVE, which waits for the claims in flight and holds up new ones, writes,
-   and commits. Chosen over the equally exact shared advisory lock inside a PL/pgSQL function because the
-   statement stays here, beside its table, instead of being code in the database that each release has to
-   replace; and because a dump, which takes ACCESS SHARE, does not disturb it.
+   takes the job; claims that come together are one such statement that takes a job for each. A pause takes
+   EXCLUSIVE, which waits for the claims in flight and holds up new ones, writes, and commits. Chosen over the
+   equally exact shared advisory lock inside a PL/pgSQL function because the statement stays here, beside its
+   table, instead of being code in the database that each release has to replace; and because a dump, which
+   takes ACCESS SHARE, does not disturb it.
 
    SQLite: writers take turns, first on a lock file, then by BEGIN IMMEDIATE (`holdfast_core.db.sqlite`), so a
    claim's read of the pause and its commit cannot be split by a pause.

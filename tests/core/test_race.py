@@ -120,6 +120,12 @@ def claimed(connection: Connection) -> int:
     return connection.execute(select(func.count()).where(jobs.c.claim_number.is_not(None))).scalar_one()
 
 
+def together(connection: Connection) -> float:
+    """How many jobs a statement took, on average. On PostgreSQL a claim's number is that of its transaction."""
+    numbers = func.count(jobs.c.claim_number.distinct())
+    return claimed(connection) / max(1, connection.execute(select(numbers)).scalar_one())
+
+
 async def race(url: str, *, pauses: int, without_gate: bool = False) -> tuple[int, int]:
     """Pause at random moments under fire. Returns (cycles with a late claim, cycles with claims between)."""
     late = busy = 0
@@ -143,6 +149,8 @@ async def race(url: str, *, pauses: int, without_gate: bool = False) -> tuple[in
                 if without_gate and late:
                     break
                 await toggle(services, "resume")
+        if database.dialect == "postgresql":
+            assert await database.read(together) > 2, "the claimers hardly shared statements"
     return late, busy
 
 

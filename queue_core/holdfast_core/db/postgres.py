@@ -45,6 +45,10 @@ _WALK_THE_INDEX: Final = {
     "enable_bitmapscan": "off",
     "enable_seqscan": "off",
 }
+#: Heartbeats and outcomes of many jobs at once find their rows by the primary key. A plan that was made while the
+#: table was small, and is kept, would read all of it. What else these sessions run has its index, too; a search of
+#: all jobs walks the primary key, which is the order of its answer.
+_PROBE_THE_KEY: Final = {"enable_seqscan": "off"}
 
 
 class PostgresDatabase:
@@ -81,7 +85,9 @@ class PostgresDatabase:
         # The control pool has two: one that toggles, one that can end a session that holds the door.
         share = max(1, (settings.database_pool_size - 2) // 2)
         database = cls(
-            plain=_engine(settings, share, {"statement_timeout": "10s", **_patience("10s", version)}),
+            plain=_engine(
+                settings, share, {"statement_timeout": "10s", **_PROBE_THE_KEY, **_patience("10s", version)}
+            ),
             gated=_engine(
                 settings,
                 share,

@@ -4,6 +4,13 @@ Several processes may share the file. `BEGIN IMMEDIATE` alone lets a writer star
 saturating claimers in several processes); an advisory lock on a file of its own, taken first, is fair (1.9 ms,
 worst 46 ms). All commits, and the checkpoints that they start, happen under that lock, which also keeps clear
 of the WAL-reset race of SQLite before 3.51.3. The lock file names its holder's process id.
+
+Group commit: turns that wait together share one transaction, one after the other in their order, each in a
+savepoint of its own, so that one that fails leaves nothing and the others stand. The lock, the beginning and the
+sync to disk, which cost more than most turns do, are paid once for all. Nobody is answered before the commit; where
+that fails, all are told so. The shared transaction ends as soon as pause or resume waits, which go alone and first,
+and after `SHARED_SECONDS`, so that other processes have their turn. Done here and not for each kind of request,
+because this serves all of them, and because here a turn is all that a batch would be.
 """
 
 import os
@@ -11,6 +18,7 @@ import queue
 import sqlite3
 import sys
 import threading
+import time
 from asyncio import AbstractEventLoop, Future, get_running_loop, wait
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +50,9 @@ TURN_SECONDS: Final = {Lane.CONTROL: 3.0, Lane.PLAIN: 5.0, Lane.SINGLE: 5.0, Lan
 START_SECONDS: Final = 30.0
 #: How long SQLite itself waits for a writer that does not know our lock file (the sqlite3 shell, a backup).
 BUSY_MS: Final = 3_000
+#: How long turns may go on to join a transaction, and how many.
+SHARED_SECONDS: Final = 0.005
+SHARED_TURNS: Final = 64
 _PRIORITY: Final = {Lane.CONTROL: 0, Lane.PLAIN: 1, Lane.SINGLE: 1, Lane.GATED: 1}
 _STOP_PRIORITY: Final = 2
 
@@ -134,11 +145,20 @@ else:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-@dataclass
 class _Moment:
-    """The time of the transaction that a connection is in."""
+    """The time of the transaction, or of the turn in it, that a connection is in."""
 
-    now: datetime
+    def __init__(self, now: datetime) -> None:
+        self.begin(now)
+
+    def begin(self, now: datetime) -> None:
+        """From here on it is this time."""
+        self._now = now
+        self._text = to_text(now)  # a statement asks for it half a dozen times
+
+    def plus(self, seconds: float) -> str:
+        """The time so many seconds later, as it is stored."""
+        return to_text(self._now + timedelta(seconds=seconds)) if seconds else self._text
 
 
 def sqlite_engine(path: Path, clock: Clock, *, writer: bool) -> Engine:
@@ -161,10 +181,7 @@ def sqlite_engine(path: Path, clock: Clock, *, writer: bool) -> Engine:
         moment = record.info["moment"] = _Moment(clock.now())
 
         # Deterministic within a statement, so SQLite computes it once instead of for each row.
-        def now(plus: float) -> str:
-            return to_text(moment.now + timedelta(seconds=plus))
-
-        connection.create_function(SQLITE_NOW, 1, now, deterministic=True)
+        connection.create_function(SQLITE_NOW, 1, moment.plus, deterministic=True)
         connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
         connection.execute("PRAGMA foreign_keys=ON")
         # NORMAL may lose the last commits when the power goes: an answered pause must survive.
@@ -177,7 +194,7 @@ def sqlite_engine(path: Path, clock: Clock, *, writer: bool) -> Engine:
         # A transaction that reads first and writes then would fail at once with BUSY_SNAPSHOT.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
         moment: _Moment = connection.info["moment"]
-        moment.now = clock.now()
+        moment.begin(clock.now())
 
     return engine
 
@@ -193,6 +210,8 @@ class _Turn:
     future: "Future[Any] | None" = field(compare=False, default=None)
     begun: bool = field(compare=False, default=False)
     given_up: bool = field(compare=False, default=False)
+    result: Any = field(compare=False, default=None)
+    failure: BaseException | None = field(compare=False, default=None)
 
 
 class SqliteDatabase:
@@ -202,6 +221,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
+        self._clock = clock
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         self._writing = sqlite_engine(path, clock, writer=True)
         self._reading = sqlite_engine(path, clock, writer=False)
@@ -296,19 +316,59 @@ class SqliteDatabase:
             turn = self._turns.get()
             if turn.work is None:
                 return
+            done: list[_Turn] = []
             with self._lock:
-                with self._decide:
-                    if turn.given_up:
-                        continue
-                    turn.begun = True
-                result: Any = None
-                failure: BaseException | None = None
+                if not self._may_begin(turn):
+                    continue
                 try:
                     with self._writing.begin() as connection:
-                        result = turn.work(connection)
-                except BaseException as error:  # handed to the one who waits
-                    failure = error
-            _settle(turn, result, failure)
+                        self._share(connection, turn, done)
+                except BaseException as error:  # handed to those who wait
+                    for one in done or [turn]:
+                        one.failure = one.failure or error
+            for one in done or [turn]:
+                _settle(one)
+
+    def _may_begin(self, turn: _Turn) -> bool:
+        with self._decide:
+            turn.begun = not turn.given_up
+        return turn.begun
+
+    def _share(self, connection: Connection, turn: _Turn, done: list[_Turn]) -> None:
+        """Run this turn and those that may join it. Those that were run are `done`, whatever came of them."""
+        driver: Any = connection.connection.driver_connection
+        moment: _Moment = connection.info["moment"]
+        until = time.monotonic() + SHARED_SECONDS
+        joining: _Turn | None = turn
+        while joining is not None:
+            done.append(joining)
+            driver.execute("SAVEPOINT turn")
+            try:
+                assert joining.work is not None
+                joining.result = joining.work(connection)
+            except BaseException as error:  # handed to the one who waits
+                joining.failure = error
+                if not driver.in_transaction:  # SQLite has rolled back all of it: a full disk, an I/O error
+                    raise
+                driver.execute("ROLLBACK TO turn")
+            driver.execute("RELEASE turn")
+            alone = turn.priority == _PRIORITY[Lane.CONTROL]
+            over = alone or len(done) == SHARED_TURNS or time.monotonic() >= until
+            joining = None if over else self._next_to_share()
+            moment.begin(self._clock.now())
+
+    def _next_to_share(self) -> _Turn | None:
+        """The next turn, where it may join: one of those that wait already, and no pause or resume."""
+        while True:
+            try:
+                turn = self._turns.get_nowait()
+            except queue.Empty:
+                return None
+            if turn.priority != _PRIORITY[Lane.PLAIN]:
+                self._turns.put(turn)  # its number keeps its place
+                return None
+            if self._may_begin(turn):
+                return turn
 
     async def close(self) -> None:
         """Finish the writes that wait, then close. The last close checkpoints, so it is under the lock."""
@@ -331,8 +391,8 @@ async def _settled(future: "Future[Any]") -> None:
         await wait([future])
 
 
-def _settle(turn: _Turn, result: Any, failure: BaseException | None) -> None:
-    loop, future = turn.loop, turn.future
+def _settle(turn: _Turn) -> None:
+    loop, future, failure = turn.loop, turn.future, turn.failure
     assert loop is not None
     assert future is not None
 
@@ -341,7 +401,7 @@ def _settle(turn: _Turn, result: Any, failure: BaseException | None) -> None:
             if failure is not None:
                 future.set_exception(failure)
             else:
-                future.set_result(result)
+                future.set_result(turn.result)
 
     try:
         loop.call_soon_threadsafe(settle)

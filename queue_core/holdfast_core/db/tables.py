@@ -37,6 +37,7 @@ __all__ = [
     "artifacts",
     "control_events",
     "idempotency_keys",
+    "is_ready",
     "job_events",
     "jobs",
     "lanes",
@@ -321,6 +322,12 @@ def status_is(status: JobStatus) -> ColumnElement[bool]:
     """The condition on a job's status, with the status in the statement's text: with a bound value a
     generic plan could not use the partial indexes."""
     return jobs.c.status == literal_column(f"'{status.value}'", String())
+
+
+def is_ready(table: str = jobs.name, *, yet: bool = True) -> ColumnElement[bool]:
+    """The condition that a job is ready, or with `yet=False` that it is not, as the partial indexes have it:
+    SQLite does not see `ready = 1`, which SQLAlchemy would write there, to be the same, and reads the whole table."""
+    return literal_column(f"{'' if yet else 'NOT '}{table}.ready")
 
 
 workers: Final = Table(

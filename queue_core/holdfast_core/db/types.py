@@ -4,8 +4,9 @@ Times: PostgreSQL's `timestamptz`; on SQLite text in RFC 3339 with six digits an
 does and can be read by a person. (SQLAlchemy's own DateTime drops the offset on SQLite without converting.)
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -43,8 +44,8 @@ SQLITE_NOW: Final = "holdfast_now"
 
 
 def columns(row: Any) -> dict[str, Any]:
-    """A SQLAlchemy row's values by their names (`_mapping` is its documented way to them)."""
-    return dict(row._mapping)
+    """The values of a row, or of a mapping, by their names (`_mapping` is SQLAlchemy's documented way to them)."""
+    return dict(cast("Mapping[str, Any]", row if isinstance(row, dict) else row._mapping))
 
 
 def to_text(moment: datetime) -> str:

@@ -22,10 +22,11 @@ from holdfast_core.services.feed import FeedEvent, FeedService
 from holdfast_core.services.health import HealthService, Readiness
 from holdfast_core.services.history import HistoryService
 from holdfast_core.services.jobs import JobService
-from holdfast_core.services.leases import LeaseService, OutcomeService
+from holdfast_core.services.leases import LeaseService
 from holdfast_core.services.logins import Login, Logins, Verifier, Vouched
 from holdfast_core.services.logs import LogService
 from holdfast_core.services.outbox import Closed, Outbox
+from holdfast_core.services.outcomes import OutcomeService
 from holdfast_core.services.pause import PauseService
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.session import Session

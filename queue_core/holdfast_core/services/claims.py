@@ -1,6 +1,7 @@
 """Claims: the one way to take a job (CONTRACT section 4, RS-01)."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -18,6 +19,7 @@ from holdfast_core.errors import HoldfastError, KeyReused, StoreUnavailable
 from holdfast_core.gate import GateCache
 from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Job, Transport
+from holdfast_core.services.batches import Batches
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.tokens import hash_token, mint_token
@@ -25,6 +27,7 @@ from holdfast_core.services.waiters import Waiter, Waiters
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.store import claims as store
 from holdfast_core.store import leases
+from holdfast_core.store.claim_batches import take_together
 
 __all__ = ["ClaimService"]
 
@@ -32,6 +35,23 @@ log = structlog.get_logger(__name__)
 
 #: Looks of one claim where others take what it sees, or its twin is under way.
 TRIES: Final = 8
+
+
+#: What claims ask for that share a statement: types (None: any) and capabilities.
+Kind = tuple[tuple[str, ...] | None, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A claim, the token that its hash is of, and when its call came, by the monotonic clock."""
+
+    claim: store.Claim
+    token: str
+    arrived_at: float
+
+    def aged(self, now: float) -> store.Claim:
+        """The claim as it is to be made now."""
+        return replace(self.claim, age_seconds=now - self.arrived_at)
 
 
 class ClaimService:
@@ -56,6 +76,7 @@ class ClaimService:
         self._presence = presence
         self._counters = counters
         self._clock = clock
+        self._batches: Batches[Kind, _Call, store.Taken] = Batches(self._alone, self._together)
 
     async def claim(
         self, caller: Caller, request: ClaimRequest, *, transport: Transport = "rest"
@@ -165,13 +186,11 @@ class ClaimService:
 
     async def _take(self, claim: store.Claim, token: str, arrived_at: float) -> store.Taken:
         """Raises KeyReused where the requestId stands for a claim that is over."""
+        call = _Call(claim, token, arrived_at)
         for _ in range(TRIES):
             asked_at = self._clock.monotonic()
-            aged = replace(claim, age_seconds=asked_at - arrived_at)
             try:
-                taken = await self._database.write(
-                    partial(store.take, claim=aged, token=token), lane=Lane.GATED
-                )
+                taken = await self._ask(call)
             except IntegrityError:
                 if claim.request_id is None:
                     raise
@@ -200,6 +219,33 @@ class ClaimService:
                         log.warning("claim_not_given_back", job_id=str(taken.job.id), cause=error.detail)
                 raise
         return taken
+
+    async def _ask(self, call: _Call) -> store.Taken:
+        claim = call.claim
+        # On SQLite the writer's thread puts together what waits for it.
+        if claim.avoid or self._database.dialect == "sqlite":
+            return await self._alone(call)
+        return await self._batches.ask((claim.types, claim.capabilities), call)
+
+    async def _alone(self, call: _Call) -> store.Taken:
+        claim = call.aged(self._clock.monotonic())
+        return await self._database.write(partial(store.take, claim=claim, token=call.token), lane=Lane.GATED)
+
+    async def _together(self, calls: Sequence[_Call]) -> list[store.Taken | None]:
+        now = self._clock.monotonic()
+        # Of calls that are one claim the last is made here: it is the repeat, whose caller is still there. The others
+        # then find what it got.
+        last = {call.claim.made_by or number: number for number, call in enumerate(calls)}
+        order = sorted(last.values())
+        claims, tokens = (
+            [calls[number].aged(now) for number in order],
+            [calls[number].token for number in order],
+        )
+        taken = await self._database.write(
+            partial(take_together, claims=claims, tokens=tokens), lane=Lane.GATED
+        )
+        came = dict(zip(order, taken, strict=True))
+        return [came.get(number) for number in range(len(calls))]
 
 
 def _bound(caller: Caller, request: ClaimRequest) -> ClaimRequest:

@@ -34,8 +34,9 @@ from holdfast_core.schemas.sessions import (
     StoppedAckFrame,
     StoppedFrame,
 )
-from holdfast_core.services.leases import LeaseService, OutcomeService
+from holdfast_core.services.leases import LeaseService
 from holdfast_core.services.logs import LogService
+from holdfast_core.services.outcomes import OutcomeService
 
 __all__ = ["Holding", "OutcomeFrame"]
 

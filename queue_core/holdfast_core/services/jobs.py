@@ -1,16 +1,18 @@
 """Jobs: making and reading them, and what a person asks of them. None of this waits for the gate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.db import Database, Lane
+from holdfast_core.db.prepared import Stored
 from holdfast_core.errors import FieldError, InvalidRequest, JobNotFound, JobStateConflict
 from holdfast_core.ids import uuid7
 from holdfast_core.policy import Permission, admit
@@ -27,10 +29,12 @@ from holdfast_core.schemas import (
     RequeueRequest,
     RetryRequest,
 )
+from holdfast_core.services.batches import Batches
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.keys import body_hash, key_hash, key_reused
 from holdfast_core.states import JobStatus
 from holdfast_core.store import jobs as store
+from holdfast_core.store.job_batches import insert_together, is_small
 from holdfast_core.store.metrics import database_time
 
 __all__ = ["Enqueued", "JobService", "job_uuid"]
@@ -70,6 +74,7 @@ class JobService:
         self._database = database
         self._counters = counters
         self._bus = bus
+        self._batches: Batches[None, store.New, Stored] = Batches(self._add, self._add_together)
 
     async def enqueue(self, caller: Caller, request: EnqueueRequest) -> Enqueued:
         """Add a job. Works while paused, too; nothing hands it out before the resume.
@@ -79,10 +84,9 @@ class JobService:
         """
         admit(caller, Permission.PRODUCE, "add jobs")
         new = _new(caller, request)
-        row = await self._database.write(lambda c: store.insert_job(c, new), lane=Lane.SINGLE)
-        if row is None:
-            # The first of its kind, or a repeat.
-            row = await self._database.write(lambda c: _insert_or_find(c, new))
+        # On SQLite the writer's thread puts together what waits for it.
+        alone = self._database.dialect == "sqlite" or not is_small(new)
+        row = await (self._add(new) if alone else self._batches.ask(None, new))
         job = store.job_from(row)
         if job.id != new.id:
             _same_request(row, new)
@@ -90,6 +94,17 @@ class JobService:
         self._counters.add("jobs_enqueued")
         self._bus.announce("jobs")
         return Enqueued(job, is_new=True)
+
+    async def _add(self, new: store.New) -> Stored:
+        row = await self._database.write(lambda c: store.insert_job(c, new), lane=Lane.SINGLE)
+        if row is None:
+            # The first of its kind, or a repeat.
+            row = await self._database.write(lambda c: _insert_or_find(c, new))
+        return row
+
+    async def _add_together(self, new: Sequence[store.New]) -> list[Stored | None]:
+        added = await self._database.write(lambda c: insert_together(c, new), lane=Lane.SINGLE)
+        return [added.get(one.id) for one in new]
 
     async def enqueue_batch(self, caller: Caller, request: EnqueueBatchRequest) -> JobBatch:
         """Add many jobs in their order, all or none. Those whose idempotency key is known already are answered as
@@ -256,7 +271,7 @@ def _new(caller: Caller, request: EnqueueRequest) -> store.New:
     )
 
 
-def _insert_or_find(connection: Connection, new: store.New) -> Row[Any]:
+def _insert_or_find(connection: Connection, new: store.New) -> Stored:
     """The row of the job that was made now, or of the one that has its key."""
     while True:  # a job that is removed between the two looks frees its key
         store.add_lanes_of(connection, [new])
@@ -267,8 +282,8 @@ def _insert_or_find(connection: Connection, new: store.New) -> Row[Any]:
             return row
 
 
-def _same_request(row: Row[Any], new: store.New) -> None:
-    if row.enqueue_body != new.body:
+def _same_request(row: Stored, new: store.New) -> None:
+    if row["enqueue_body"] != new.body:
         raise key_reused()
 
 

@@ -1,57 +1,45 @@
-"""Heartbeats and outcomes: what the holder of a job says. None of this waits for the gate."""
+"""Heartbeats: how the holder of a job keeps it. None of this waits for the gate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-from uuid import UUID
+from typing import Final
 
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database, Lane
-from holdfast_core.gate import GateCache
+from holdfast_core.db.prepared import Stored
 from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import (
-    CancelAckRequest,
-    CompleteRequest,
-    FailRequest,
     HeartbeatAnswer,
     HeartbeatRequest,
     Job,
-    ReleaseRequest,
     System,
     Transport,
 )
 from holdfast_core.schemas.sessions import HeldJobState
-from holdfast_core.services.counters import Counted, Counters
-from holdfast_core.services.holders import Verb, repeated, why_not
+from holdfast_core.services.batches import Batches
+from holdfast_core.services.counters import Counters
+from holdfast_core.services.holders import why_not
 from holdfast_core.services.jobs import job_uuid
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.tokens import fence, hash_token
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.settings import Settings
-from holdfast_core.states import JobStatus
 from holdfast_core.store import leases as store
-from holdfast_core.store.jobs import find, job_from
+from holdfast_core.store.jobs import find, job_from, job_values
+from holdfast_core.store.lease_batches import Holder, heartbeat_together, one_a_job
 from holdfast_core.store.pause import read_system
 
-__all__ = ["HEARTBEATS_A_LEASE", "Beats", "LeaseService", "OutcomeService"]
+__all__ = ["HEARTBEATS_A_LEASE", "Beats", "LeaseService"]
 
 log = structlog.get_logger(__name__)
 
 #: How often a holder is expected to heartbeat within its lease.
 HEARTBEATS_A_LEASE: Final = 3
-
-
-_COUNTED: Final[Mapping[Verb, Counted]] = {
-    "complete": "jobs_complete",
-    "fail": "jobs_fail",
-    "release": "jobs_release",
-    "cancel_ack": "jobs_cancel_ack",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +49,14 @@ class Beats:
 
     jobs: list[Job | None]
     system: System
+
+
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """One heartbeat, and who sends it."""
+
+    holder: Holder
+    request: HeartbeatRequest
 
 
 class LeaseService:
@@ -83,6 +79,7 @@ class LeaseService:
         self._presence = presence
         self._settings = settings
         self._clock = clock
+        self._batches: Batches[None, _Beat, HeartbeatAnswer] = Batches(self._alone, self._together)
 
     async def heartbeat(
         self, caller: Caller, job_id: str, request: HeartbeatRequest, *, transport: Transport = "rest"
@@ -102,20 +99,44 @@ class LeaseService:
         )
         asked_at = self._clock.monotonic()
 
-        def work(connection: Connection) -> HeartbeatAnswer:
-            row = store.heartbeat(connection, found, request, token_hash)
-            if row is None:
-                raise why_not(find(connection, found), found, request.worker_id, token_hash, None)
-            job = job_from(row, compact=request.compact)
-            return HeartbeatAnswer(**dict(job), system=read_system(connection))
-
-        answer = await self._database.write(work, lane=Lane.SINGLE)
+        beat = _Beat(Holder(found, request.worker_id, token_hash), request)
+        # On SQLite the writer's thread puts together what waits for it.
+        alone = self._database.dialect == "sqlite"
+        answer = await (self._alone(beat) if alone else self._batches.ask(None, beat))
         self._watch.learn(answer.system, asked_at=asked_at)
         self._presence.answered(request.worker_id, answer.system.version)
         self._counters.add("heartbeats")
         if request.phase is not None and answer.system.workers_paused:
             self._bus.announce("running")  # somebody may wait for the last one to park
         return answer
+
+    async def _alone(self, beat: _Beat) -> HeartbeatAnswer:
+        holder, request = beat.holder, beat.request
+
+        def work(connection: Connection) -> HeartbeatAnswer:
+            row = store.heartbeat(connection, holder.job_id, request, holder.token_hash)
+            if row is None:
+                found = find(connection, holder.job_id)
+                raise why_not(found, holder.job_id, holder.worker_id, holder.token_hash, None)
+            return _answer(row, request, read_system(connection))
+
+        return await self._database.write(work, lane=Lane.SINGLE)
+
+    async def _together(self, beats: Sequence[_Beat]) -> list[HeartbeatAnswer | None]:
+        chosen = one_a_job([beat.holder for beat in beats])
+
+        def work(connection: Connection) -> list[HeartbeatAnswer | None]:
+            said = [(beats[number].holder, beats[number].request) for number in chosen.values()]
+            rows = heartbeat_together(connection, said)
+            system = read_system(connection)
+            return [
+                _answer(row, beat.request, system)
+                if chosen[beat.holder.job_id] == number and (row := rows.get(beat.holder.job_id)) is not None
+                else None
+                for number, beat in enumerate(beats)
+            ]
+
+        return await self._database.write(work, lane=Lane.SINGLE)
 
     async def heartbeat_all(
         self, caller: Caller, worker_id: str, lease_seconds: int, held: Sequence[HeldJobState]
@@ -146,6 +167,10 @@ class LeaseService:
         return beats
 
 
+def _answer(row: Stored, request: HeartbeatRequest, system: System) -> HeartbeatAnswer:
+    return HeartbeatAnswer.model_validate({**job_values(row, compact=request.compact), "system": system})
+
+
 def _beat(worker_id: str, lease_seconds: int, job: HeldJobState) -> HeartbeatRequest:
     return HeartbeatRequest.model_validate(
         {
@@ -156,114 +181,3 @@ def _beat(worker_id: str, lease_seconds: int, job: HeldJobState) -> HeartbeatReq
             "progress": job.progress,
         }
     )
-
-
-class OutcomeService:
-    """Takes what became of a job. Repeated by the claim that made it, an outcome answers again and writes nothing."""
-
-    def __init__(
-        self,
-        database: Database,
-        bus: ChangeBus,
-        cache: GateCache,
-        presence: Presence,
-        counters: Counters,
-        settings: Settings,
-    ) -> None:
-        self._database = database
-        self._bus = bus
-        self._cache = cache
-        self._counters = counters
-        self._presence = presence
-        self._settings = settings
-
-    async def complete(self, caller: Caller, job_id: str, request: CompleteRequest) -> Job:
-        """The job succeeded. Raises JobNotFound, JobNotOwned, LeaseLost or JobStateConflict."""
-        admit_worker(caller, request.worker_id, "end jobs")
-        token_hash = fence(self._settings, request.lease_token)
-        return await self._end(
-            "complete",
-            job_id,
-            request.worker_id,
-            token_hash,
-            lambda connection, found: store.complete(
-                connection, found, request.worker_id, token_hash, request.result_summary
-            ),
-        )
-
-    async def fail(self, caller: Caller, job_id: str, request: FailRequest) -> Job:
-        """The job failed; `retryable` brings it back while attempts are left. Raises as `complete` does."""
-        admit_worker(caller, request.worker_id, "end jobs")
-        token_hash = fence(self._settings, request.lease_token)
-
-        def work(connection: Connection, found: UUID) -> Row[Any] | None:
-            if not request.retryable:
-                return store.fail(connection, found, request.worker_id, token_hash, request.error_message)
-            return store.fail_retryable(
-                connection,
-                found,
-                request.worker_id,
-                token_hash,
-                request.error_message,
-                self._settings.lease_retry_delay_seconds,
-            )
-
-        return await self._end("fail", job_id, request.worker_id, token_hash, work)
-
-    async def release(self, caller: Caller, job_id: str, request: ReleaseRequest) -> Job:
-        """The job goes back to its place, no attempt used. Raises as `complete` does."""
-        admit_worker(caller, request.worker_id, "end jobs")
-        token_hash = fence(self._settings, request.lease_token)
-        job = await self._end(
-            "release",
-            job_id,
-            request.worker_id,
-            token_hash,
-            lambda connection, found: store.release(connection, found, request.worker_id, token_hash),
-        )
-        log.info("job_released", job_id=job_id, worker_id=request.worker_id, reason=request.reason)
-        return job
-
-    async def cancel_ack(self, caller: Caller, job_id: str, request: CancelAckRequest) -> Job:
-        """The holder has stopped, as it was asked to. Raises as `complete` does."""
-        admit_worker(caller, request.worker_id, "end jobs")
-        token_hash = fence(self._settings, request.lease_token)
-        return await self._end(
-            "cancel_ack",
-            job_id,
-            request.worker_id,
-            token_hash,
-            lambda connection, found: store.cancel_ack(
-                connection, found, request.worker_id, token_hash, request.message
-            ),
-        )
-
-    async def _end(
-        self,
-        verb: Verb,
-        job_id: str,
-        worker_id: str,
-        token_hash: str | None,
-        work: Callable[[Connection, UUID], Row[Any] | None],
-    ) -> Job:
-        found = job_uuid(job_id)
-        self._presence.seen(worker_id, None)
-
-        def ending(connection: Connection) -> tuple[Job, bool]:
-            row = work(connection, found)
-            if row is not None:
-                return job_from(row), True
-            row = find(connection, found)
-            if repeated(row, verb, worker_id, token_hash):
-                assert row is not None
-                return job_from(row), False
-            raise why_not(row, found, worker_id, token_hash, verb)
-
-        job, changed = await self._database.write(ending, lane=Lane.SINGLE)
-        if changed:
-            self._counters.add(_COUNTED[verb])
-            if job.status is JobStatus.QUEUED:
-                self._bus.announce("jobs")
-            if self._cache.paused() is not None:
-                self._bus.announce("running")  # somebody waits for the drain
-        return job

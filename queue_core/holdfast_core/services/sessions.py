@@ -25,10 +25,11 @@ from holdfast_core.services.claims import ClaimService
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.handbacks import HandBacks
 from holdfast_core.services.holding import Holding
-from holdfast_core.services.leases import LeaseService, OutcomeService
+from holdfast_core.services.leases import LeaseService
 from holdfast_core.services.logs import LogService
 from holdfast_core.services.offers import Offers
 from holdfast_core.services.outbox import Outbox
+from holdfast_core.services.outcomes import OutcomeService
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.refusals import Refusals
 from holdfast_core.services.session import Session

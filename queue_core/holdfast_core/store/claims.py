@@ -11,10 +11,13 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     BigInteger,
+    ColumnElement,
     Connection,
     Executable,
     Float,
+    Integer,
     Select,
     String,
     Uuid,
@@ -33,16 +36,32 @@ from sqlalchemy import (
     update,
 )
 
-from holdfast_core.db.tables import jobs, lanes, pause_gate, pause_state, status_is
-from holdfast_core.db.types import Now
+from holdfast_core.db.prepared import Stored, first, run
+from holdfast_core.db.tables import is_ready, jobs, lanes, pause_gate, pause_state, status_is
+from holdfast_core.db.types import JSON_LIST, Now
 from holdfast_core.gate import door_is_open
 from holdfast_core.schemas import Job, System
 from holdfast_core.states import JobPhase, JobStatus
+from holdfast_core.store.given import Given, bound
 from holdfast_core.store.jobs import job_from
 from holdfast_core.store.lanes import matching
 from holdfast_core.store.pause import read_system, system_from
 
-__all__ = ["CROWD", "Claim", "Taken", "any_ready", "claim_statement", "take"]
+__all__ = [
+    "CROWD",
+    "PREFIX",
+    "Claim",
+    "Taken",
+    "any_ready",
+    "at_the_gate",
+    "claim_number",
+    "claim_statement",
+    "first_free",
+    "next_jobs",
+    "pause_columns",
+    "take",
+    "taken_values",
+]
 
 #: Jobs that a claim on PostgreSQL looks at, in case others are taking the first ones.
 CROWD: Final = 32
@@ -65,6 +84,11 @@ class Claim:
     age_seconds: float = 0.0
     #: Jobs that it is not to get.
     avoid: tuple[UUID, ...] = ()
+
+    @property
+    def made_by(self) -> tuple[str, str] | None:
+        """What makes it the same claim as another call's, or None where it has no name."""
+        return None if self.request_id is None else (self.worker_id, self.request_id)
 
     def arguments(self) -> dict[str, Any]:
         """The bound values of the statements below."""
@@ -98,30 +122,45 @@ class Taken:
     crowded: bool = False
 
 
-_PREFIX: Final = "pause_"
-_leased: Final[dict[str, Any]] = {
-    "claim_token_hash": bindparam("token_hash", type_=String()),
-    "lease_expires_at": Now(bindparam("lease_seconds", type_=Float())),
-    "asked_at": Now(-bindparam("age_seconds", type_=Float())),
-    "heartbeat_at": Now(),
-    "updated_at": Now(),
-}
-_taken_values: Final[dict[str, Any]] = {
-    **_leased,
-    "status": JobStatus.RUNNING.value,
-    "phase": JobPhase.RUNNING.value,
-    "claimed_by": bindparam("worker_id", type_=String()),
-    "claim_worker": bindparam("worker_id", type_=String()),
-    "claim_outcome": None,
-    "request_id": bindparam("asked_as", type_=String()),
-    "next_attempt_at": None,
-    "checkpoint": None,
-    "progress": None,
-    "progressed_at": Now(),
-    "started_at": Now(),
-}
+#: What the columns of the pause are called beside a job's.
+PREFIX: Final = "pause_"
+
+
+def _leased_by(given: Given) -> dict[str, Any]:
+    return {
+        "claim_token_hash": given("token_hash", String()),
+        "lease_expires_at": Now(given("lease_seconds", Float())),
+        "asked_at": Now(-given("age_seconds", Float())),
+        "heartbeat_at": Now(),
+        "updated_at": Now(),
+    }
+
+
+def taken_values(given: Given) -> dict[str, Any]:
+    """What to set on a job that is taken, all but the number of the claim."""
+    return {
+        **_leased_by(given),
+        "status": JobStatus.RUNNING.value,
+        "phase": JobPhase.RUNNING.value,
+        "claimed_by": given("worker_id", String()),
+        "claim_worker": given("worker_id", String()),
+        "claim_outcome": None,
+        "request_id": given("asked_as", String()),
+        "next_attempt_at": None,
+        "checkpoint": None,
+        "progress": None,
+        "progressed_at": Now(),
+        "started_at": Now(),
+    }
+
+
+_leased: Final = _leased_by(bound)
+_taken_values: Final = taken_values(bound)
+
+#: PostgreSQL: the number of a claim.
+claim_number: Final[ColumnElement[int]] = cast(cast(func.pg_current_xact_id(), String), BigInteger)
 _place: Final = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
-_waits: Final = (status_is(JobStatus.QUEUED), jobs.c.ready)
+_waits: Final = (status_is(JobStatus.QUEUED), is_ready())
 
 # The claim that this requestId stands for, running or over.
 _prior = and_(
@@ -133,11 +172,17 @@ _runs = and_(status_is(JobStatus.RUNNING), jobs.c.claimed_by == bindparam("worke
 _newer = jobs.c.asked_at < Now(-bindparam("age_seconds", type_=Float()), stable=True)
 
 
-def _pause_columns(source: Any) -> list[Any]:
-    return [column.label(_PREFIX + column.name) for column in source.c if column.name != "door"]
+def pause_columns(source: Any) -> list[Any]:
+    """The columns that `system_from` reads with the prefix."""
+    return [column.label(PREFIX + column.name) for column in source.c if column.name != "door"]
 
 
-def _candidates(*, by_type: bool, avoiding: bool) -> Any:
+def at_the_gate() -> CTE:
+    """PostgreSQL: pass the door and read the pause."""
+    return select(pause_state).where(pause_state.c.id == literal_column("1"), door_is_open()).cte("gate")
+
+
+def next_jobs(*, by_type: bool, avoiding: bool, most: ColumnElement[int]) -> CTE:
     """PostgreSQL: the next jobs of all lanes that match, in their order, whoever is taking them just now.
 
     The heads of the lanes are merged before any row is locked: to lock the head of each lane would make claims
@@ -149,7 +194,7 @@ def _candidates(*, by_type: bool, avoiding: bool) -> Any:
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at)
         .where(jobs.c.lane == lanes.c.id, *_waits, *wanted)
         .order_by(*_place)
-        .limit(literal_column(str(CROWD)))
+        .limit(most)
         .lateral("head")
     )
     return (
@@ -157,9 +202,24 @@ def _candidates(*, by_type: bool, avoiding: bool) -> Any:
         .select_from(lanes.join(head, true()))
         .where(matching("postgresql", by_type=by_type))
         .order_by(head.c.priority.desc(), head.c.created_at, head.c.id)
-        .limit(literal_column(str(CROWD)))
+        .limit(most)
         .cte("candidates")
     )
+
+
+def first_free(candidates: CTE) -> Select[tuple[UUID]]:
+    """PostgreSQL: lock them one after the other, until as many are had as the limit says that is put on this.
+
+    A job that others are taking is passed over, one that they took is seen to be gone. The status is written so
+    that only the primary key serves: the planner would rather walk all that is ready again.
+    """
+    free = (
+        select(jobs.c.id)
+        .where(jobs.c.id == candidates.c.id, jobs.c.status.concat("") == JobStatus.QUEUED.value, jobs.c.ready)
+        .with_for_update(skip_locked=True)
+        .lateral("free")
+    )
+    return select(free.c.id).select_from(candidates.join(free, true()))
 
 
 @cache
@@ -167,38 +227,24 @@ def claim_statement(*, by_type: bool, repeatable: bool, avoiding: bool = False) 
     """PostgreSQL: pass the door, read the pause, take the job. One statement, so one snapshot, taken behind the
     door. `by_type`: whether it is limited to some types. `repeatable`: whether it has a requestId. `avoiding`:
     whether there are jobs that it is not to get."""
-    gate = select(pause_state).where(pause_state.c.id == literal_column("1"), door_is_open()).cte("gate")
+    gate = at_the_gate()
     running = not_(select(gate.c.paused).scalar_subquery())
-    candidates = _candidates(by_type=by_type, avoiding=avoiding)
-    # One after the other, until one is free: a job that others are taking is passed over, one that they took is seen
-    # to be gone. The status is written so that only the primary key serves: the planner would rather walk all that
-    # is ready again.
-    free = (
-        select(jobs.c.id)
-        .where(jobs.c.id == candidates.c.id, jobs.c.status.concat("") == JobStatus.QUEUED.value, jobs.c.ready)
-        .with_for_update(skip_locked=True)
-        .lateral("free")
-    )
-    wanted = (
-        select(free.c.id).select_from(candidates.join(free, true())).where(running).limit(literal_column("1"))
-    )
+    candidates = next_jobs(by_type=by_type, avoiding=avoiding, most=literal_column(str(CROWD), Integer()))
+    wanted = first_free(candidates).where(running).limit(literal_column("1"))
     prior = select(jobs.c.id, _runs.label("runs")).where(_prior).cte("prior")
     if repeatable:
         wanted = wanted.where(~exists(select(prior.c.id)))
     taken = (
         update(jobs)
         .where(jobs.c.id == any_(func.array(wanted.scalar_subquery())))
-        .values(
-            **_taken_values,
-            claim_number=cast(cast(func.pg_current_xact_id(), String), BigInteger),
-        )
+        .values(**_taken_values, claim_number=claim_number)
         .returning(*jobs.c)
         .cte("taken")
     )
     seen = select(func.count()).select_from(candidates).scalar_subquery()
     if not repeatable:
         plain: list[Any] = [seen.label("seen"), literal_column("NULL").label("prior_runs")]
-        return select(*_pause_columns(gate), *plain, *taken.c).select_from(gate.outerjoin(taken, true()))
+        return select(*pause_columns(gate), *plain, *taken.c).select_from(gate.outerjoin(taken, true()))
     again = (
         update(jobs)
         .where(jobs.c.id == any_(func.array(select(prior.c.id).scalar_subquery())), _runs, _newer, running)
@@ -208,7 +254,7 @@ def claim_statement(*, by_type: bool, repeatable: bool, avoiding: bool = False) 
     )
     got = union_all(select(*taken.c), select(*again.c)).subquery("got")
     extras: list[Any] = [seen.label("seen"), select(prior.c.runs).scalar_subquery().label("prior_runs")]
-    return select(*_pause_columns(gate), *extras, *got.c).select_from(gate.outerjoin(got, true()))
+    return select(*pause_columns(gate), *extras, *got.c).select_from(gate.outerjoin(got, true()))
 
 
 # SQLite: count this claim, so that a pause can say what had been claimed when it was made.
@@ -235,13 +281,14 @@ _AGAIN_SQLITE = (
 def _ready_sqlite(by_type: bool, avoiding: bool = False) -> Select[tuple[UUID]]:
     # The head of each lane that matches, and the first of them. Nobody else writes, so heads are enough.
     inner = jobs.alias("inner_jobs")
-    wanted = [inner.c.id.not_in(bindparam("avoid", expanding=True))] if avoiding else []
+    avoid = func.json_each(bindparam("avoid", type_=JSON_LIST)).table_valued("value", name="avoid")
+    wanted = [inner.c.id.not_in(select(avoid.c.value))] if avoiding else []
     head = (
         select(inner.c.id)
         .where(
             inner.c.lane == lanes.c.id,
             inner.c.status == literal_column(f"'{JobStatus.QUEUED.value}'", String()),
-            inner.c.ready,
+            is_ready(inner.name),
             *wanted,
         )
         .order_by(inner.c.priority.desc(), inner.c.created_at, inner.c.id)
@@ -266,7 +313,7 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
             by_type=claim.types is not None, repeatable=repeatable, avoiding=bool(claim.avoid)
         )
         row = connection.execute(statement, claim.arguments()).one()
-        system = system_from(row, _PREFIX)
+        system = system_from(row, PREFIX)
         if row.id is not None:
             return Taken(job_from(row, lease_token=token), system)
         return Taken(
@@ -280,31 +327,28 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
     if system.workers_paused:
         return Taken(None, system)
     if claim.request_id is not None:
-        prior = connection.execute(_PRIOR_SQLITE, claim.arguments()).one_or_none()
+        prior = first(connection, _PRIOR_SQLITE, claim.arguments())
         if prior is not None:
-            again = connection.execute(_AGAIN_SQLITE, {**claim.arguments(), "job_id": prior.id}).one_or_none()
+            again = first(connection, _AGAIN_SQLITE, {**claim.arguments(), "job_id": prior["id"]})
             job = None if again is None else job_from(again, lease_token=token)
-            return Taken(job, system, known=job is None, over=not prior.runs)
-    job_id = connection.execute(
-        _ready_sqlite(claim.types is not None, bool(claim.avoid)), _needed(claim)
-    ).scalar_one_or_none()
-    if job_id is None:
+            return Taken(job, system, known=job is None, over=not prior["runs"])
+    ready = _first_ready(connection, claim)
+    if ready is None:
         return Taken(None, system)
-    number = connection.execute(_COUNT_CLAIM).scalar_one()
-    row = connection.execute(
-        _TAKE_SQLITE, {**claim.arguments(), "job_id": job_id, "claim_number": number}
-    ).one()
-    return Taken(job_from(row, lease_token=token), system)
+    (number,) = run(connection, _COUNT_CLAIM)
+    (taken,) = run(
+        connection,
+        _TAKE_SQLITE,
+        {**claim.arguments(), "job_id": ready["id"], "claim_number": number["claims"]},
+    )
+    return Taken(job_from(taken, lease_token=token), system)
 
 
-def _needed(claim: Claim) -> dict[str, Any]:
-    values = claim.arguments()
-    return {name: values[name] for name in ("capabilities", "types", "avoid") if name in values}
+def _first_ready(connection: Connection, claim: Claim) -> Stored | None:
+    values = {**claim.arguments(), "avoid": [str(job_id) for job_id in claim.avoid]}
+    return first(connection, _ready_sqlite(claim.types is not None, bool(claim.avoid)), values)
 
 
 def any_ready(connection: Connection, claim: Claim) -> bool:
     """SQLite: whether a claim would find a job, asked without the writers' lock."""
-    return (
-        connection.execute(_ready_sqlite(claim.types is not None, bool(claim.avoid)), _needed(claim)).first()
-        is not None
-    )
+    return _first_ready(connection, claim) is not None

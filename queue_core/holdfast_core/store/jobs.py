@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from holdfast_core.db.prepared import Stored, first
 from holdfast_core.db.tables import jobs, lanes, status_is
 from holdfast_core.db.types import UTC_TIME, Now, columns
 from holdfast_core.schemas import EnqueueRequest, Job, JobQuery
@@ -46,6 +47,7 @@ __all__ = [
     "insert_jobs",
     "is_stale",
     "job_from",
+    "job_values",
     "list_jobs",
     "put_back",
     "requeue",
@@ -234,12 +236,20 @@ _ENDED = (
 _RETRY_MANY = update(jobs).where(jobs.c.id.in_(_ENDED.with_for_update(skip_locked=True))).values(_again)
 
 
-def job_from(row: Row[Any], *, lease_token: str | None = None, compact: bool = False) -> Job:
+def job_from(row: Row[Any] | Stored, *, lease_token: str | None = None, compact: bool = False) -> Job:
     """The job of a row that holds all of the table's columns."""
+    return Job.model_validate(job_values(row, lease_token=lease_token, compact=compact))
+
+
+def job_values(
+    row: Row[Any] | Stored, *, lease_token: str | None = None, compact: bool = False
+) -> dict[str, Any]:
+    """What a job is made of, for an answer that holds more than the job."""
     values = columns(row)
     if compact:
         values["payload"] = None
-    return Job.model_validate({**values, "lease_token": lease_token})
+    values["lease_token"] = lease_token
+    return values
 
 
 def find(connection: Connection, job_id: UUID) -> Row[Any] | None:
@@ -281,10 +291,10 @@ class New:
         }
 
 
-def insert_job(connection: Connection, new: New) -> Row[Any] | None:
+def insert_job(connection: Connection, new: New) -> Stored | None:
     """Add a job at the end of its priority. None where a job has its key already, or its lane is missing."""
     values = {**new.values(), "lane_key": new.lane_key}
-    return connection.execute(_insert(connection.dialect.name), values).one_or_none()
+    return first(connection, _insert(connection.dialect.name), values)
 
 
 def add_lanes_of(connection: Connection, new: Sequence[New]) -> dict[str, int]:
@@ -300,9 +310,11 @@ def insert_jobs(connection: Connection, new: Sequence[New]) -> list[Job]:
     return [job_from(row) for row in connection.execute(_INSERT_MANY, rows)]
 
 
-def find_by_keys(connection: Connection, keys: Sequence[str]) -> dict[str, Row[Any]]:
+def find_by_keys(connection: Connection, keys: Sequence[str]) -> dict[str, Stored]:
     """The jobs that were enqueued under these keys, by key."""
-    return {row.enqueue_key: row for row in connection.execute(_BY_KEY, {"keys": list(keys)})} if keys else {}
+    if not keys:
+        return {}
+    return {row.enqueue_key: columns(row) for row in connection.execute(_BY_KEY, {"keys": list(keys)})}
 
 
 def list_jobs(

@@ -88,5 +88,6 @@ def matching(dialect: str, *, by_type: bool) -> ColumnElement[bool]:
     missing = select(literal(1)).where(required.c.value.not_in(select(having.c.value)))
     conditions.append(or_(func.json_array_length(lanes.c.required_capabilities) == 0, not_(missing.exists())))
     if by_type:
-        conditions.append(lanes.c.type.in_(bindparam("types", expanding=True)))
+        types = func.json_each(bindparam("types", type_=JSON_LIST)).table_valued("value", name="types")
+        conditions.append(lanes.c.type.in_(select(types.c.value)))
     return and_(*conditions)

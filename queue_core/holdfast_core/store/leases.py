@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
-    Row,
     String,
     Update,
     and_,
@@ -24,14 +23,26 @@ from sqlalchemy import (
     update,
 )
 
+from holdfast_core.db.prepared import Stored, first
 from holdfast_core.db.tables import jobs, status_is
 from holdfast_core.db.types import Now
 from holdfast_core.schemas import HeartbeatRequest
 from holdfast_core.states import JobStatus
 from holdfast_core.store.backoff import backoff
+from holdfast_core.store.given import Given, bound
 from holdfast_core.store.jobs import put_back
 
-__all__ = ["cancel_ack", "complete", "fail", "fail_retryable", "give_back", "heartbeat", "release"]
+__all__ = [
+    "cancel_ack",
+    "complete",
+    "complete_values",
+    "fail",
+    "fail_retryable",
+    "give_back",
+    "heartbeat",
+    "heartbeat_values",
+    "release",
+]
 
 # Held by this worker, and, where a token is given, under this very claim.
 _held: Final[ColumnElement[bool]] = and_(
@@ -44,34 +55,39 @@ _held: Final[ColumnElement[bool]] = and_(
     ),
 )
 
-# Extend the lease from now on, expired or not. Touches no indexed column, so the row stays where it is.
-_HEARTBEAT = (
-    update(jobs)
-    .where(_held)
-    .values(
-        lease_expires_at=Now(bindparam("lease_seconds", type_=Float())),
-        phase=func.coalesce(bindparam("new_phase", type_=String()), jobs.c.phase),
-        checkpoint=func.coalesce(bindparam("new_checkpoint", type_=String()), jobs.c.checkpoint),
-        heartbeat_at=Now(),
+
+def heartbeat_values(given: Given, *more: ColumnElement[bool]) -> dict[str, Any]:
+    """What a heartbeat sets. `more`: what else is progress, beside a new phase and a new checkpoint.
+
+    It extends the lease from now on, expired or not, and touches no indexed column, so the row stays where it is.
+    """
+    new_phase, new_checkpoint = given("new_phase", String()), given("new_checkpoint", String())
+    return {
+        "lease_expires_at": Now(given("lease_seconds", Float())),
+        "phase": func.coalesce(new_phase, jobs.c.phase),
+        "checkpoint": func.coalesce(new_checkpoint, jobs.c.checkpoint),
+        "heartbeat_at": Now(),
         # What it says anew is progress; to repeat what it said is none.
-        progressed_at=case(
+        "progressed_at": case(
             (
                 or_(
-                    func.coalesce(bindparam("new_phase", type_=String()), jobs.c.phase) != jobs.c.phase,
+                    func.coalesce(new_phase, jobs.c.phase) != jobs.c.phase,
                     and_(
-                        bindparam("new_checkpoint", type_=String()).is_not(None),
-                        bindparam("new_checkpoint", type_=String())
-                        != func.coalesce(jobs.c.checkpoint, literal("", String())),
+                        new_checkpoint.is_not(None),
+                        new_checkpoint != func.coalesce(jobs.c.checkpoint, literal("", String())),
                     ),
+                    *more,
                 ),
                 Now(),
             ),
             else_=jobs.c.progressed_at,
         ),
-        updated_at=Now(),
-    )
-    .returning(*jobs.c)
-)
+        "updated_at": Now(),
+    }
+
+
+# Extend the lease.
+_HEARTBEAT = update(jobs).where(_held).values(heartbeat_values(bound)).returning(*jobs.c)
 
 # The same, with a new progress.
 _HEARTBEAT_PROGRESS = _HEARTBEAT.values(
@@ -85,19 +101,20 @@ _over: Final[dict[str, Any]] = {
     "updated_at": Now(),
 }
 
-# The job succeeded; this counts also where its cancellation was asked for.
-_COMPLETE = (
-    update(jobs)
-    .where(_held)
-    .values(
-        status=JobStatus.SUCCEEDED.value,
-        result_summary=bindparam("summary", type_=String()),
-        error_message=None,
-        claim_outcome="complete",
+
+def complete_values(given: Given) -> dict[str, Any]:
+    """What ends a job in `succeeded`."""
+    return {
+        "status": JobStatus.SUCCEEDED.value,
+        "result_summary": given("summary", String()),
+        "error_message": None,
+        "claim_outcome": "complete",
         **_over,
-    )
-    .returning(*jobs.c)
-)
+    }
+
+
+# The job succeeded; this counts also where its cancellation was asked for.
+_COMPLETE = update(jobs).where(_held).values(complete_values(bound)).returning(*jobs.c)
 
 # The holder stopped a job whose cancellation was asked for.
 _CANCEL_ACK = (
@@ -148,7 +165,7 @@ def _holder(job_id: UUID, worker_id: str, token_hash: str | None) -> dict[str, A
 
 def heartbeat(
     connection: Connection, job_id: UUID, request: HeartbeatRequest, token_hash: str | None
-) -> Row[Any] | None:
+) -> Stored | None:
     """Extend the lease. None where the caller does not hold the job."""
     arguments: dict[str, Any] = {
         **_holder(job_id, request.worker_id, token_hash),
@@ -157,29 +174,23 @@ def heartbeat(
         "new_checkpoint": request.checkpoint,
     }
     if request.progress is None:
-        return connection.execute(_HEARTBEAT, arguments).one_or_none()
-    return connection.execute(
-        _HEARTBEAT_PROGRESS, {**arguments, "new_progress": request.progress}
-    ).one_or_none()
+        return first(connection, _HEARTBEAT, arguments)
+    return first(connection, _HEARTBEAT_PROGRESS, {**arguments, "new_progress": request.progress})
 
 
 def complete(
     connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None, summary: str | None
-) -> Row[Any] | None:
+) -> Stored | None:
     """End the job in `succeeded`. None where the caller does not hold it."""
-    return connection.execute(
-        _COMPLETE, {**_holder(job_id, worker_id, token_hash), "summary": summary}
-    ).one_or_none()
+    return first(connection, _COMPLETE, {**_holder(job_id, worker_id, token_hash), "summary": summary})
 
 
 def fail(
     connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None, message: str
-) -> Row[Any] | None:
+) -> Stored | None:
     """End the job in `failed`. None where the caller does not hold it."""
     statement = _fail(connection.dialect.name, retryable=False)
-    return connection.execute(
-        statement, {**_holder(job_id, worker_id, token_hash), "message": message}
-    ).one_or_none()
+    return first(connection, statement, {**_holder(job_id, worker_id, token_hash), "message": message})
 
 
 def fail_retryable(
@@ -189,27 +200,25 @@ def fail_retryable(
     token_hash: str | None,
     message: str,
     delay_seconds: float,
-) -> Row[Any] | None:
+) -> Stored | None:
     """Put the job back for another attempt. None where the caller does not hold it."""
     statement = _fail(connection.dialect.name, retryable=True)
     arguments = {**_holder(job_id, worker_id, token_hash), "message": message, "delay_seconds": delay_seconds}
-    return connection.execute(statement, arguments).one_or_none()
+    return first(connection, statement, arguments)
 
 
-def release(connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None) -> Row[Any] | None:
+def release(connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None) -> Stored | None:
     """Give the job back to its place. None where the caller does not hold it."""
-    return connection.execute(_RELEASE, _holder(job_id, worker_id, token_hash)).one_or_none()
+    return first(connection, _RELEASE, _holder(job_id, worker_id, token_hash))
 
 
-def give_back(connection: Connection, job_id: UUID, worker_id: str, token_hash: str) -> Row[Any] | None:
+def give_back(connection: Connection, job_id: UUID, worker_id: str, token_hash: str) -> Stored | None:
     """Give a job back whose claimer never heard of it. None where this very claim is over."""
-    return connection.execute(_GIVE_BACK, _holder(job_id, worker_id, token_hash)).one_or_none()
+    return first(connection, _GIVE_BACK, _holder(job_id, worker_id, token_hash))
 
 
 def cancel_ack(
     connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None, message: str | None
-) -> Row[Any] | None:
+) -> Stored | None:
     """End the job in `cancelled`. None where the caller does not hold it, or nobody asked for that."""
-    return connection.execute(
-        _CANCEL_ACK, {**_holder(job_id, worker_id, token_hash), "message": message}
-    ).one_or_none()
+    return first(connection, _CANCEL_ACK, {**_holder(job_id, worker_id, token_hash), "message": message})

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import BigInteger, Connection, and_, cast, func, literal, select, text
 
-from holdfast_core.db.tables import jobs, pause_state, status_is
+from holdfast_core.db.tables import is_ready, jobs, pause_state, status_is
 from holdfast_core.db.types import Now, columns
 from holdfast_core.schemas import System
 from holdfast_core.states import JobPhase, JobStatus
@@ -84,8 +84,8 @@ _SYSTEM_AND_IN_FLIGHT = select(pause_state, _counts).select_from(pause_state.joi
 
 # What waits, and since when: the ready ones, and the scheduled ones that are due or not. Each from the index
 # that holds just these.
-_ready = and_(status_is(JobStatus.QUEUED), jobs.c.ready)
-_scheduled = and_(status_is(JobStatus.QUEUED), ~jobs.c.ready)
+_ready = and_(status_is(JobStatus.QUEUED), is_ready())
+_scheduled = and_(status_is(JobStatus.QUEUED), is_ready(yet=False))
 _due = jobs.c.next_attempt_at <= Now(stable=True)
 _READY = (
     select(func.count().label("queued"), func.min(jobs.c.created_at).label("oldest")).where(_ready).subquery()

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal_column, select, update
 
+from holdfast_core.db.prepared import Stored, run
 from holdfast_core.db.tables import control_events, pause_state
 from holdfast_core.db.types import UTC_TIME, Now, columns
 from holdfast_core.schemas import ControlEvent, HistoryQuery, System
@@ -73,7 +74,7 @@ _LIMIT_PASSED = select(
 _WRITE = update(pause_state).where(pause_state.c.id == literal_column("1"))
 
 
-def system_from(row: Row[Any], prefix: str = "") -> System:
+def system_from(row: Row[Any] | Stored, prefix: str = "") -> System:
     """The `system` of a row that holds the pause's columns, their names with `prefix`."""
     of = columns(row)
     return System(
@@ -91,7 +92,8 @@ def system_from(row: Row[Any], prefix: str = "") -> System:
 
 def read_system(connection: Connection) -> System:
     """The pause as this transaction sees it."""
-    return system_from(connection.execute(_READ).one())
+    (row,) = run(connection, _READ)
+    return system_from(row)
 
 
 def lock_system(connection: Connection) -> System:

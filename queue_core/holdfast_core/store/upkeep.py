@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from holdfast_core.db.tables import artifacts, job_events, jobs, pause_state, status_is
+from holdfast_core.db.tables import artifacts, is_ready, job_events, jobs, pause_state, status_is
 from holdfast_core.db.types import Now
 from holdfast_core.gate import door_is_open
 from holdfast_core.schemas import Job
@@ -115,7 +115,7 @@ def sweep(connection: Connection, *, grace_seconds: float, delay_seconds: float)
 
 
 # Whether any scheduled job is due, asked without the door.
-_due = and_(status_is(JobStatus.QUEUED), ~jobs.c.ready, jobs.c.next_attempt_at <= Now(stable=True))
+_due = and_(status_is(JobStatus.QUEUED), is_ready(yet=False), jobs.c.next_attempt_at <= Now(stable=True))
 _ANY_DUE = select(jobs.c.id).where(_due).limit(1)
 
 
