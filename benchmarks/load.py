@@ -1,9 +1,10 @@
 """The load: a process of its own that keeps N connections busy for a while and times each answer.
 
 Run as `python load.py`, with its orders as one JSON object on stdin:
-`{url, kind, connections, seconds, jobs?: [[id, token], ...]}`. Prints one JSON object: `count` answers in `seconds`,
-`p50` and `p99` in milliseconds. An answer that is not what its kind must get ends the run with an error. The client
-is written by hand on asyncio's streams, since a library would cost more than the server that is measured.
+`{url, kind, connections, seconds, token?, jobs?: [[id, token], ...]}`. Prints one JSON object: `count` answers in
+`seconds`, `p50` and `p99` in milliseconds. An answer that is not what its kind must get ends the run with an error. The
+client is written by hand, since a library would cost more than the server that is measured; an answer that is the same
+as the one before it on its connection is not looked at again.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 #: Answers that one slice may collect, so that a run is bounded in count as well as in time.
@@ -36,17 +38,22 @@ class Request:
     holds: Callable[[dict[str, Any]], bool]
     headers: dict[str, str] = field(default_factory=dict)
 
-    def encoded(self, host: str) -> bytes:
-        """The bytes on the wire."""
-        raw = json.dumps(self.body).encode()
+    @cached_property
+    def raw(self) -> bytes:
+        """The body's bytes on the wire."""
+        return json.dumps(self.body).encode()
+
+    def encoded(self, host: str, token: str | None) -> bytes:
+        """All of its bytes on the wire. `token`: the worker's."""
         lines = [
             f"POST {self.path} HTTP/1.1",
             f"Host: {host}",
             "Content-Type: application/json",
-            f"Content-Length: {len(raw)}",
+            f"Content-Length: {len(self.raw)}",
+            *([] if token is None else [f"Authorization: Bearer {token}"]),
             *(f"{name}: {value}" for name, value in self.headers.items()),
         ]
-        return "\r\n".join(lines).encode() + b"\r\n\r\n" + raw
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + self.raw
 
 
 def _got_job(answer: dict[str, Any]) -> bool:
@@ -62,21 +69,24 @@ Script = Generator[Request, dict[str, Any], None]
 
 
 def noop(_: list[Any]) -> Script:
-    """A claim's body, sent to a route that does nothing."""
+    """A claim as it would be, its body and its token, sent to a route that does nothing."""
+    request = Request("/noop", CLAIM, lambda answer: answer == {"ok": True})
     while True:
-        yield Request("/noop", CLAIM, lambda answer: answer == {"ok": True})
+        yield request
 
 
 def claim(_: list[Any]) -> Script:
     """Claims that each get a job."""
+    request = Request("/api/queue/jobs/claim", CLAIM, _got_job)
     while True:
-        yield Request("/api/queue/jobs/claim", CLAIM, _got_job)
+        yield request
 
 
 def paused(_: list[Any]) -> Script:
     """Claims that are each answered with the pause."""
+    request = Request("/api/queue/jobs/claim", CLAIM, _got_pause)
     while True:
-        yield Request("/api/queue/jobs/claim", CLAIM, _got_pause)
+        yield request
 
 
 def either(_: list[Any]) -> Script:
@@ -113,8 +123,9 @@ def _mcp(holds: Callable[[dict[str, Any]], bool]) -> Script:
     meta = {f"{_META}/protocolVersion": "2026-07-28", f"{_META}/clientCapabilities": {}}
     params = {"name": "queue.claim", "arguments": CLAIM, "_meta": meta}
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    request = Request("/mcp", body, lambda answer: holds(answer["result"]["structuredContent"]), headers)
     while True:
-        yield Request("/mcp", body, lambda answer: holds(answer["result"]["structuredContent"]), headers)
+        yield request
 
 
 def mcp_claim(_: list[Any]) -> Script:
@@ -133,25 +144,82 @@ KINDS: dict[str, Callable[[list[Any]], Script]] = {
 }
 
 
-async def connection(url: str, script: Script, until: float, times: list[float]) -> None:
-    """One connection: send, wait for the answer, check it, again."""
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    try:
-        request = next(script)
-        while time.perf_counter() < until and len(times) < MAX_ANSWERS:
-            begun = time.perf_counter()
-            writer.write(request.encoded(parts.netloc))
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            raw = await reader.readexactly(length)
-            times.append(time.perf_counter() - begun)
+class Connection(asyncio.Protocol):
+    """One connection: send, wait for the answer, check it, again. `done` tells of its end, or of what was wrong."""
+
+    def __init__(
+        self, host: str, token: str | None, script: Script, until: float, times: list[float]
+    ) -> None:
+        self.done = asyncio.get_running_loop().create_future()
+        self._host = host
+        self._token = token
+        self._script = script
+        self._until = until
+        self._times = times
+        self._transport: asyncio.Transport
+        self._request: Request | None = None
+        self._sent = b""
+        self._begun = 0.0
+        self._data = b""
+        self._seen: tuple[Request | None, bytes, dict[str, Any]] = (None, b"", {})
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own
+        self._send(next(self._script))
+
+    def _send(self, request: Request) -> None:
+        if request is not self._request:
+            self._request, self._sent = request, request.encoded(self._host, self._token)
+        self._begun = time.perf_counter()
+        self._transport.write(self._sent)
+
+    def data_received(self, data: bytes) -> None:
+        data = self._data = self._data + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = data[:end].lower()
+        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        if len(data) < end + 4 + length:
+            return
+        now = time.perf_counter()
+        self._times.append(now - self._begun)
+        self._data = b""
+        try:
+            answer = self._checked(head, data[end + 4 :])
+            if now < self._until and len(self._times) < MAX_ANSWERS:
+                self._send(self._script.send(answer))
+            else:
+                self._end(None)
+        except StopIteration:
+            self._end(None)
+        except Exception as error:
+            self._end(error)
+
+    def _checked(self, head: bytes, raw: bytes) -> dict[str, Any]:
+        request = self._request
+        assert request is not None
+        known, seen, answer = self._seen
+        right = head.startswith(b"http/1.1 200 ")
+        if right and (known is not request or seen != raw):
             answer = json.loads(raw)
-            if not head.startswith(b"HTTP/1.1 200 ") or not request.holds(answer):
-                raise WrongAnswer(f"{request.path}: {head.splitlines()[0].decode()} {raw[:300].decode()}")
-            request = script.send(answer)
-    finally:
-        writer.close()
+            right = request.holds(answer)
+        if not right:
+            raise WrongAnswer(f"{request.path}: {head.splitlines()[0].decode()} {raw[:300].decode()}")
+        self._seen = (request, raw, answer)
+        return answer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc or WrongAnswer("the server has closed the connection"))
+
+    def _end(self, error: Exception | None) -> None:
+        self._transport.close()
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
 
 
 async def main(orders: dict[str, Any]) -> dict[str, Any]:
@@ -161,10 +229,15 @@ async def main(orders: dict[str, Any]) -> dict[str, Any]:
     jobs: list[Any] = orders.get("jobs", [])
     begun = time.perf_counter()
     until = begun + orders["seconds"]
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(size):
-            script = KINDS[orders["kind"]](jobs[number::size])
-            tasks.create_task(connection(orders["url"], script, until, times))
+    url = urlsplit(orders["url"])
+    loop = asyncio.get_running_loop()
+    connections: list[Connection] = []
+    for number in range(size):
+        script = KINDS[orders["kind"]](jobs[number::size])
+        one = Connection(url.netloc, orders.get("token"), script, until, times)
+        connections.append(one)
+        await loop.create_connection(lambda one=one: one, url.hostname, url.port)
+    await asyncio.gather(*(one.done for one in connections))
     took = time.perf_counter() - begun
     times.sort()
     return {

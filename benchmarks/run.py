@@ -28,21 +28,46 @@ import httpx2
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
+from support.core import lane_of  # noqa: E402
 from support.postgres import Template, open_cluster  # noqa: E402 (the tests' own cluster)
 from support.servers import start_server  # noqa: E402
+from support.tokens import bearer, create_token_now  # noqa: E402
 
-#: What is measured on each database, in this order within a round.
-KINDS = ("claim", "paused", "heartbeat", "whole", "mcp_claim", "mcp_paused")
-TITLES = {
-    "claim": "REST claim, running",
-    "paused": "REST claim, paused",
-    "heartbeat": "REST heartbeat",
-    "whole": "REST claim + complete (requests)",
-    "mcp_claim": "MCP claim, running",
-    "mcp_paused": "MCP claim, paused",
+#: Every request's token is checked. All come from one worker, so that what one may ask for is not bounded.
+SERVER = {
+    "HOLDFAST_AUTH_PROVIDER": "token",
+    "HOLDFAST_RATE_LIMIT_PER_SECOND": "0",
+    "HOLDFAST_MAX_CONNECTIONS_PER_CALLER": "0",
 }
-FILLED = 60_000
+#: Connections of the rows that say so; all others have those of --connections.
+CROWD = 256
+#: Jobs that are queued for each second of a slice, and for each second of claims between pauses: more than are taken.
+FILLED_A_SECOND = 40_000
+FILLED_AT_ONCE = 10_000
 HEARTBEATING = 1_000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is measured, in which kind of load (`load.py`), over how many connections if it is not as usual."""
+
+    title: str
+    load: str
+    connections: int | None = None
+
+
+NOOP = Kind("bare FastAPI no-op", "noop")
+NOOP_CROWD = Kind(f"bare FastAPI no-op, {CROWD} connections", "noop", CROWD)
+#: On each database, in this order within a round.
+KINDS = (
+    Kind("REST claim, running", "claim"),
+    Kind(f"REST claim, running, {CROWD} connections", "claim", CROWD),
+    Kind("REST claim, paused", "paused"),
+    Kind("REST heartbeat", "heartbeat"),
+    Kind("REST claim + complete (requests)", "whole"),
+    Kind("MCP claim, running", "mcp_claim"),
+    Kind("MCP claim, paused", "mcp_paused"),
+)
 
 
 @dataclass
@@ -53,6 +78,9 @@ class Store:
     url: str
     addresses: list[str]
     pids: list[int]
+    #: The bearer tokens of the worker `bench`, and of an operator.
+    worker: str
+    operator: str
     jobs: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -81,27 +109,35 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(url: str, kind: str, connections: int, seconds: float, jobs: list[Any]) -> dict[str, Any]:
+def load(orders: dict[str, Any]) -> dict[str, Any]:
     """One slice of load from a second process. Raises where an answer was wrong."""
-    orders = {"url": url, "kind": kind, "connections": connections, "seconds": seconds, "jobs": jobs}
     done = subprocess.run(
         [sys.executable, str(HERE / "load.py")],
         input=json.dumps(orders),
         capture_output=True,
         text=True,
-        timeout=seconds * 5 + 60,
+        timeout=orders["seconds"] * 5 + 60,
         check=False,
     )
     if done.returncode != 0:
-        raise SystemExit(f"{kind} on {url} went wrong:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{orders['kind']} on {orders['url']} went wrong:\n{done.stderr[-2000:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def slice_of(row: Row, url: str, pid: int, kind: str, options: argparse.Namespace, jobs: list[Any]) -> float:
+def slice_of(row: Row, url: str, pid: int, kind: Kind, store: Store, options: argparse.Namespace) -> float:
     """Measure one slice into its row; its rate."""
     before = cpu_seconds(pid)
-    found = load(url, kind, options.connections, options.seconds, jobs)
+    found = load(
+        {
+            "url": url,
+            "kind": kind.load,
+            "connections": kind.connections or options.connections,
+            "seconds": options.seconds,
+            "token": store.worker,
+            "jobs": store.jobs,
+        }
+    )
     rate: float = found["count"] / found["seconds"]
     row.rates.append(rate)
     row.p50.append(found["p50"])
@@ -113,8 +149,8 @@ def slice_of(row: Row, url: str, pid: int, kind: str, options: argparse.Namespac
 class Operator:
     """Pauses and resumes, over one connection that stays open."""
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx2.Client(base_url=url, timeout=30)
+    def __init__(self, url: str, token: str) -> None:
+        self._client = httpx2.Client(base_url=url, timeout=30, headers=bearer(token))
 
     def toggle(self, action: str) -> tuple[float, dict[str, Any]]:
         """The milliseconds until the answer, and the answer."""
@@ -132,26 +168,26 @@ class Operator:
 
 
 @contextmanager
-def paused(url: str) -> Generator[None]:
+def paused(store: Store) -> Generator[None]:
     """The system is paused in the block."""
-    with Operator(url) as operator:
+    with Operator(store.addresses[0], store.operator) as operator:
         operator.toggle("pause")
         yield
         operator.toggle("resume")
 
 
-def prepare(store: Store) -> None:
+def prepare(store: Store, seconds: float) -> None:
     """Queue enough jobs that no claim comes back empty, behind the server's back because it is quicker."""
-    anyio.run(_fill, store.url)
+    anyio.run(_fill, store.url, int(FILLED_A_SECOND * seconds) // FILLED_AT_ONCE + 1)
     if not store.jobs:
-        with httpx2.Client(base_url=store.addresses[0], timeout=30) as client:
+        with httpx2.Client(base_url=store.addresses[0], timeout=30, headers=bearer(store.worker)) as client:
             for _ in range(HEARTBEATING):
                 body = {"workerId": "bench", "leaseSeconds": 3600}
                 job = client.post("/api/queue/jobs/claim", json=body).raise_for_status().json()["job"]
                 store.jobs.append((job["id"], job["leaseToken"]))
 
 
-async def _fill(url: str) -> None:
+async def _fill(url: str, times: int) -> None:
     from sqlalchemy import Connection, delete, insert
 
     from holdfast_core.clock import SystemClock
@@ -174,17 +210,19 @@ async def _fill(url: str) -> None:
     }
 
     def filling(connection: Connection) -> None:
-        connection.execute(delete(jobs).where(jobs.c.status == "queued"))
-        connection.execute(insert(jobs), [{**row, "id": uuid7()} for _ in range(FILLED // 6)])
+        lane = lane_of(connection, row["type"])
+        connection.execute(
+            insert(jobs), [{**row, "lane": lane, "id": uuid7()} for _ in range(FILLED_AT_ONCE)]
+        )
 
-    def adding(connection: Connection) -> None:
-        connection.execute(insert(jobs), [{**row, "id": uuid7()} for _ in range(FILLED // 6)])
+    def emptying(connection: Connection) -> None:
+        connection.execute(delete(jobs).where(jobs.c.status == "queued"))
 
     database = await open_database(load_settings(database_url=url, database_pool_size=4))
     try:
-        await database.write(filling)
-        for _ in range(5):
-            await database.write(adding)
+        await database.write(emptying)
+        for _ in range(times):
+            await database.write(filling)
     finally:
         await database.close()
 
@@ -193,18 +231,19 @@ def pauses(store: Store, options: argparse.Namespace) -> list[float]:
     """How long a pause takes to be answered while claimers in processes of their own run against every server, in
     milliseconds. Checks afterwards that no job started between a pause and its resume, by the database's clock."""
     share = max(1, options.claimers // len(store.addresses))
-    orders = [{"url": url, "kind": "either", "connections": share, "seconds": 600} for url in store.addresses]
+    order = {"kind": "either", "connections": share, "seconds": 600, "token": store.worker}
+    orders = [{"url": url, **order} for url in store.addresses]
     loads = [
         subprocess.Popen([sys.executable, str(HERE / "load.py")], stdin=subprocess.PIPE, text=True)
         for _ in orders
     ]
     try:
-        for load_, order in zip(loads, orders, strict=True):
+        for load_, its in zip(loads, orders, strict=True):
             assert load_.stdin is not None
-            load_.stdin.write(json.dumps(order))
+            load_.stdin.write(json.dumps(its))
             load_.stdin.close()
         with ExitStack() as stack:
-            operators = [stack.enter_context(Operator(url)) for url in store.addresses]
+            operators = [stack.enter_context(Operator(url, store.operator)) for url in store.addresses]
             time.sleep(1)  # until the claimers are under way
             found: list[float] = []
             spans: list[tuple[datetime, datetime]] = []
@@ -264,8 +303,17 @@ def stores(options: argparse.Namespace) -> Generator[list[Store]]:
         for name, url, processes in wanted:
             if name.casefold() not in options.only:
                 continue
-            servers = [stack.enter_context(start_server(url)) for _ in range(processes)]
-            found.append(Store(name, url, [s.url for s in servers], [s.process.pid for s in servers]))
+            servers = [stack.enter_context(start_server(url, **SERVER)) for _ in range(processes)]
+            found.append(
+                Store(
+                    name,
+                    url,
+                    [s.url for s in servers],
+                    [s.process.pid for s in servers],
+                    create_token_now(url, workerId="bench").token,
+                    create_token_now(url, role="operator", user="bench").token,
+                )
+            )
         yield found
 
 
@@ -283,24 +331,28 @@ def yardstick() -> Generator[tuple[str, int]]:
         process.communicate()
 
 
-def measure(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Row], dict[str, list[float]]]:
+def measure(options: argparse.Namespace) -> tuple[dict[tuple[str, Kind], Row], dict[str, list[float]]]:
     """All rounds, then the pauses."""
-    rows: dict[tuple[str, str], Row] = defaultdict(Row)
+    rows: dict[tuple[str, Kind], Row] = defaultdict(Row)
     waits: dict[str, list[float]] = {}
     with yardstick() as (noop_url, noop_pid), stores(options) as found:
         for number in range(options.rounds):
             say(f"round {number + 1} of {options.rounds}")
             for store in found:
-                prepare(store)
-                base = slice_of(rows["", "noop"], noop_url, noop_pid, "noop", options, [])
+                prepare(store, options.seconds)
+                bases = {
+                    kind.connections: slice_of(rows["", kind], noop_url, noop_pid, kind, store, options)
+                    for kind in (NOOP, NOOP_CROWD)
+                }
                 url, pid = store.addresses[0], store.pids[0]
                 for kind in KINDS:
                     row = rows[store.name, kind]
-                    with paused(url) if kind.endswith("paused") else nullcontext():
-                        row.ratios.append(slice_of(row, url, pid, kind, options, store.jobs) / base)
-                    say(f"  {store.name}: {TITLES[kind]}: {row.rates[-1]:,.0f}/s, {row.ratios[-1]:.2f}x")
+                    with paused(store) if kind.load.endswith("paused") else nullcontext():
+                        rate = slice_of(row, url, pid, kind, store, options)
+                    row.ratios.append(rate / bases[kind.connections])
+                    say(f"  {store.name}: {kind.title}: {rate:,.0f}/s, {row.ratios[-1]:.2f}x")
         for store in found:
-            prepare(store)
+            prepare(store, 2 + options.pauses / 20)
             say(f"{options.pauses} pauses on {store.name} under {options.claimers} claimers")
             waits[store.name] = pauses(store, options)
     return rows, waits
@@ -320,7 +372,7 @@ def machine(options: argparse.Namespace) -> str:
 
 
 def report(
-    rows: dict[tuple[str, str], Row], waits: dict[str, list[float]], options: argparse.Namespace
+    rows: dict[tuple[str, Kind], Row], waits: dict[str, list[float]], options: argparse.Namespace
 ) -> str:
     """The results as a page."""
 
@@ -333,8 +385,7 @@ def report(
             f" {median(row.p99):.1f} | {median(row.cpu):,.0f} |"
         )
 
-    body = [line("", "bare FastAPI no-op", rows["", "noop"])]
-    body += [line(name, TITLES[kind], row) for (name, kind), row in rows.items() if kind in TITLES]
+    body = [line(name, kind.title, row) for (name, kind), row in rows.items()]
     toggles = [
         f"| {name} | {len(found)} | {statistics.median(found):.1f} | {found[int(len(found) * 0.99)]:.1f} |"
         f" {found[-1]:.1f} |"
@@ -345,8 +396,9 @@ def report(
             "# Results",
             "",
             f"Written by `make bench`: {machine(options)}. Medians over interleaved rounds, one server process; the",
-            "ratio is to the no-op of the same round. The machine is shared and noisy: read the ratios, and their",
-            "spread, not the absolutes. CPU is the server process's own, without the database's.",
+            "ratio is to the no-op of the same round, which is sent the same requests over as many connections. Each",
+            "request's token is checked. The machine is shared and noisy: read the ratios, and their spread, not the",
+            "absolutes. CPU is the server process's own, without the database's.",
             "",
             "| database | what | requests/s | ratio | spread | p50 ms | p99 ms | server CPU µs |",
             "|---|---|---|---|---|---|---|---|",

@@ -22,6 +22,7 @@ from holdfast_dashboard.authentication import Authentication
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.guards import Guards
 from holdfast_dashboard.health_routes import health_operations
+from holdfast_dashboard.hot_routes import Application, HotRoutes
 from holdfast_dashboard.log_routes import log_operations
 from holdfast_dashboard.login_routes import login_operations
 from holdfast_dashboard.metrics_routes import metrics_operations
@@ -56,7 +57,7 @@ def create_app(
     mcp_app: ASGIApp | None = None,
 ) -> FastAPI:
     """REST and the page, over services that exist once `lifespan` has begun. `mcp_app` answers `/mcp`."""
-    app = FastAPI(
+    app = Application(
         title="Holdfast",
         version=__version__,
         summary="A job queue for AI-agent workers, with a pause that can be trusted.",
@@ -79,6 +80,7 @@ def create_app(
     ]
     for part in parts:
         app.include_router(part.router)
+    app.hot_routes = HotRoutes({path: function for part in parts for path, function in part.hot.items()})
     app.router.routes.extend(
         [
             *page_routes(context),

@@ -4,7 +4,8 @@ A request comes with one credential: a bearer token (ours, or one of the OpenID 
 `X-MoonMind-Worker-Token` (under `/api/queue` only), or the session cookie of a browser. Whoever it is stands in the
 request's scope for all that follows. While authentication is disabled that is the local operator.
 
-A request that lasts (a stream, a long poll) ends when its credential does.
+A request that lasts (a stream, a long poll) ends when its credential does. To watch over each costs something, so the
+hot routes, whose calls end in a moment, do so themselves where one is to wait.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from typing import Final
 from urllib.parse import quote
 
 from anyio import CancelScope, move_on_after
-from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,11 +24,21 @@ from holdfast_core.errors import ForeignOrigin, NotAllowed, NotAuthenticated
 from holdfast_core.policy import TOOLS, Permission, canonical_tool, is_open, scope_of
 from holdfast_core.services import Login, Services
 from holdfast_core.settings import Settings
+from holdfast_dashboard.fields import Fields, fields_of
+from holdfast_dashboard.hot_routes import HOT_KEY
 from holdfast_dashboard.limits import Attempts, Limits, address_of
 from holdfast_dashboard.markup import told
 from holdfast_dashboard.problems import problem
 
-__all__ = ["METADATA_PATH", "Authentication", "caller_of", "cookie_name", "is_secure", "while_good"]
+__all__ = [
+    "METADATA_PATH",
+    "Authentication",
+    "caller_of",
+    "cookie_name",
+    "is_secure",
+    "token_ended",
+    "while_good",
+]
 
 #: Where OAuth clients find out who vouches for callers of `/mcp` (RFC 9728).
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource/mcp"
@@ -38,7 +48,7 @@ READ_OUT_BYTES: Final = 65_536
 READ_OUT_SECONDS: Final = 2.0
 
 _LOGIN_KEY: Final = "holdfast.login"
-_WORKER_HEADER: Final = "x-moonmind-worker-token"
+_WORKER_HEADER: Final = b"x-moonmind-worker-token"
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _END: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 
@@ -55,9 +65,16 @@ def while_good(connection: HTTPConnection, end: Callable[[], None]) -> AbstractC
     return nullcontext() if login is None else login.while_good(end)
 
 
+def token_ended() -> NotAuthenticated:
+    """For a request that was under way."""
+    return NotAuthenticated("The token ended while this was under way.")
+
+
 def is_secure(connection: HTTPConnection, settings: Settings) -> bool:
     """Whether the browser speaks to us by https, maybe through a proxy."""
-    return connection.url.scheme in {"https", "wss"} or (settings.public_url or "").startswith("https:")
+    return connection.scope.get("scheme") in {"https", "wss"} or (settings.public_url or "").startswith(
+        "https:"
+    )
 
 
 def cookie_name(secure: bool) -> str:
@@ -99,8 +116,13 @@ class Authentication:
         with self._limits.one_more(login.caller.principal):
             if scope["type"] == "websocket":  # a session ends itself, in its own words
                 await self._app(scope, receive, send)
-                return
-            await self._while_good(login, scope, receive, send)
+            elif HOT_KEY in scope:
+                try:
+                    await self._app(scope, receive, send)
+                except NotAuthenticated as error:  # its credential has ended, while it waited
+                    await self._refuse(scope, receive, send, error, is_read=True)
+            else:
+                await self._while_good(login, scope, receive, send)
 
     async def _while_good(self, login: Login, scope: Scope, receive: Receive, send: Send) -> None:
         started = ended = False
@@ -122,13 +144,11 @@ class Authentication:
             with suppress(RuntimeError):  # it had promised a length
                 await send(_END)
         else:
-            await self._refuse(
-                scope, receive, send, NotAuthenticated("The token ended while this was under way.")
-            )
+            await self._refuse(scope, receive, send, token_ended())
 
     async def _login(self, scope: Scope) -> Login:
-        headers = Headers(scope=scope)
-        kind, text = self._credential(scope, headers)
+        fields = fields_of(scope)
+        kind, text = self._credential(scope, fields)
         logins = self._services().logins
         known = logins.recall(text)
         if known is None:
@@ -144,22 +164,22 @@ class Authentication:
         if kind == "worker" and known.kind != "worker":
             raise NotAuthenticated("X-MoonMind-Worker-Token takes workers' tokens only.")
         if kind == "cookie":
-            _refuse_forged(scope, headers)
+            _refuse_forged(scope, fields)
         return known
 
-    def _credential(self, scope: Scope, headers: Headers) -> tuple[str, str]:
+    def _credential(self, scope: Scope, fields: Fields) -> tuple[str, str]:
         """The one credential of a request, and how it came. Raises NotAuthenticated."""
         found: dict[str, str] = {}
-        for given in headers.getlist("authorization"):
+        for given in fields.all(b"authorization"):
             scheme, _, token = given.strip().partition(" ")
             if scheme.casefold() != "bearer" or not token.strip():
                 raise NotAuthenticated("Authorization has to be `Bearer`, and the token behind it.")
             _add(found, "bearer", token.strip())
         if scope["path"].startswith("/api/queue"):
-            for given in headers.getlist(_WORKER_HEADER):
+            for given in fields.all(_WORKER_HEADER):
                 _add(found, "worker", given.strip())
-        name = cookie_name(is_secure(HTTPConnection(scope), self._settings))
-        for given in headers.getlist("cookie"):
+        for given in fields.all(b"cookie"):
+            name = cookie_name(is_secure(HTTPConnection(scope), self._settings))
             if cookie := cookie_parser(given).get(name):
                 _add(found, "cookie", cookie)
         if not found:
@@ -171,11 +191,20 @@ class Authentication:
             raise NotAuthenticated("Two different credentials came with this request. Send one.")
         return next((kind, found[kind]) for kind in ("worker", "bearer", "cookie") if kind in found)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: NotAuthenticated) -> None:
+    async def _refuse(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        error: NotAuthenticated,
+        *,
+        is_read: bool = False,
+    ) -> None:
+        """`is_read`: whether its body has been read."""
         if scope["type"] == "http" and _is_page(scope):
             query = scope["query_string"].decode("latin-1")
             wanted = quote(scope["path"]) + (f"?{query}" if query else "")
-            if "cross-site" in Headers(scope=scope).get("sec-fetch-site", ""):
+            if "cross-site" in fields_of(scope).get(b"sec-fetch-site"):
                 # Who follows a link from elsewhere brings no cookie of ours, until the page itself asks once more.
                 page = told("Holdfast", "One moment…", href=wanted, way="Go on", at_once=True)
                 await page(scope, receive, send)
@@ -184,12 +213,12 @@ class Authentication:
             return
         answer: Response = problem(error)
         # Where none came there was no error (RFC 6750, 3.1).
-        given = "authorization" in Headers(scope=scope)
+        given = b"authorization" in fields_of(scope)
         answer.headers["WWW-Authenticate"] = self._challenge(scope, error="invalid_token" if given else None)
         if scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(answer)
             return
-        if not await _read_out(receive):
+        if not is_read and not await _read_out(receive):
             answer.headers["Connection"] = "close"
         await answer(scope, receive, send)
 
@@ -233,7 +262,7 @@ async def _read_out(receive: Receive) -> bool:
 
 def _scope_of_call(scope: Scope) -> str:
     """The scope that a call of MCP takes, as far as its headers tell; else those that people have."""
-    named = canonical_tool(Headers(scope=scope).get("mcp-name", ""))
+    named = canonical_tool(fields_of(scope).get(b"mcp-name"))
     if named in TOOLS and TOOLS[named] is not Permission.WORK:  # workers have tokens of our own
         return scope_of(TOOLS[named])
     return "holdfast:viewer holdfast:producer holdfast:operator"
@@ -241,20 +270,19 @@ def _scope_of_call(scope: Scope) -> str:
 
 def _is_page(scope: Scope) -> bool:
     """Whether a browser asks for one of our pages, without a token."""
-    headers = Headers(scope=scope)
     return (
         scope["method"] in {"GET", "HEAD"}
         and (scope["path"] == "/tasks" or scope["path"].startswith("/tasks/"))
-        and "authorization" not in headers
+        and b"authorization" not in fields_of(scope)
     )
 
 
-def _refuse_forged(scope: Scope, headers: Headers) -> None:
+def _refuse_forged(scope: Scope, fields: Fields) -> None:
     """A browser sends its cookie with whatever a page asks for; what changes something has to come from our own. An
     Origin of another has been refused by the guards."""
     if scope["type"] == "http" and scope["method"] not in _UNSAFE:
         return
-    if "origin" not in headers and headers.get("sec-fetch-site", "").strip().casefold() != "same-origin":
+    if b"origin" not in fields and fields.get(b"sec-fetch-site").strip().casefold() != "same-origin":
         raise ForeignOrigin(
             "A session's cookie came without the Origin of the page that sent it, so it may be forged. Scripts take a"
             " token instead: `Authorization: Bearer …`."

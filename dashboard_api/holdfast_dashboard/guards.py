@@ -9,10 +9,10 @@ it. None of this needs a session to protect: it protects the machine.
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +27,7 @@ from holdfast_core.errors import (
     UnsupportedMediaType,
 )
 from holdfast_core.settings import Settings
+from holdfast_dashboard.fields import Fields, fields_of
 from holdfast_dashboard.oidc_routes import CALLBACK_PATH
 from holdfast_dashboard.pages import ASSETS
 from holdfast_dashboard.problems import problem, unexpected
@@ -37,6 +38,7 @@ __all__ = ["MAX_BODY_BYTES", "Guards"]
 MAX_BODY_BYTES: Final = 1_048_576
 MAX_BATCH_BYTES: Final = 8 * 1_048_576
 _UPLOAD: Final = re.compile(r"/api/queue/jobs/[^/]+/artifacts/upload")
+_UPLOAD_ENDS: Final = "/artifacts/upload"
 _BATCH: Final = "/api/queue/jobs/batch"
 #: A name, an IPv4 address or an IPv6 address in brackets, and maybe a port. urlsplit alone lets more pass.
 _HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
@@ -46,19 +48,27 @@ INTERNAL_ERROR: Final = 1011
 MAX_HEADER_BYTES: Final = 32_768
 MAX_HEADERS: Final = 100
 MAX_TARGET_BYTES: Final = 131_072
+#: Hosts and origins whose parts are kept in mind: clients name the same ones again and again.
+REMEMBERED: Final = 128
 #: Pages that links may lead to, beside those under /tasks.
 VISITED: Final = frozenset({"/", "/tasks", "/login"})
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_SECURITY: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
-        " frame-ancestors 'none'"
+#: On every answer, unless it has its own.
+_SECURITY: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
+        b" frame-ancestors 'none'",
     ),
-}
+)
+_OF_ANSWERS: Final = (*_SECURITY, (b"cache-control", b"no-store"))
+#: Of a file that is ours a browser may keep a copy, and asks each time whether it is still the one.
+_OF_ASSETS: Final = (*_SECURITY, (b"cache-control", b"no-cache"))
+_NAMES: Final = frozenset(name for name, _ in _OF_ANSWERS)
 
 
 class Guards:
@@ -79,6 +89,7 @@ class Guards:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
+        most = self._most(path)
         started = False
 
         async def sending(message: Message) -> None:
@@ -90,8 +101,12 @@ class Guards:
 
         answer: Response | None = None
         try:
-            self._refuse(scope)
-            await self._app(scope, _bounded(receive, self._most(path)), sending)
+            fields = fields_of(scope)
+            self._refuse(scope, fields, most)
+            # A length that was promised is kept: the server reads no more than that.
+            known = _length(fields)
+            fits = known is not None and known <= most
+            await self._app(scope, receive if fits else _bounded(receive, most), sending)
         except ClientDisconnect:
             return  # gone within its own body: nobody is left to answer, and it is no error of ours
         except HoldfastError as error:
@@ -116,8 +131,9 @@ class Guards:
 
         answer: Response | None = None
         try:
-            _refuse_large(scope)
-            self._refuse_strangers(scope, Headers(scope=scope))
+            fields = fields_of(scope)
+            _refuse_large(scope, fields)
+            self._refuse_strangers(scope, fields)
             await self._app(scope, receive, sending)
         except HoldfastError as error:
             answer = problem(error)
@@ -131,36 +147,36 @@ class Guards:
         else:
             await WebSocket(scope, receive, sending).send_denial_response(answer)
 
-    def _refuse(self, scope: Scope) -> None:
-        _refuse_large(scope)
-        headers = Headers(scope=scope)
-        self._refuse_strangers(scope, headers)
+    def _refuse(self, scope: Scope, fields: Fields, most: int) -> None:
+        _refuse_large(scope, fields)
+        self._refuse_strangers(scope, fields)
         if scope["method"] in _WITH_BODY:
-            _refuse_other_bodies(headers, _media_type(scope["path"]), self._most(scope["path"]))
+            _refuse_other_bodies(fields, _media_type(scope["path"]), most)
 
-    def _refuse_strangers(self, scope: Scope, headers: Headers) -> None:
-        host = headers.getlist("host")
+    def _refuse_strangers(self, scope: Scope, fields: Fields) -> None:
+        host = fields.all(b"host")
         if len(host) != 1 or _name_of(host[0]) not in self._hosts:
             raise MisdirectedRequest(
                 "This server does not answer for the host that the request names. Add it to"
                 " HOLDFAST_ALLOWED_HOSTS if it should."
             )
-        self._refuse_other_pages(scope, headers, host[0])
+        if b"origin" in fields or b"sec-fetch-site" in fields:
+            self._refuse_other_pages(scope, fields, host[0])
 
     def _most(self, path: str) -> int:
         """How many bytes a body at this address may have."""
-        if _UPLOAD.fullmatch(path):
+        if _is_upload(path):
             return self._max_upload
         return MAX_BATCH_BYTES if path == _BATCH else MAX_BODY_BYTES
 
-    def _refuse_other_pages(self, scope: Scope, headers: Headers, host: str) -> None:
+    def _refuse_other_pages(self, scope: Scope, fields: Fields, host: str) -> None:
         own = {_normal(f"http://{host}"), _normal(f"https://{host}"), self._public_origin} - {None}
-        if any(_normal(origin) not in own for origin in headers.getlist("origin")):
+        if any(_normal(origin) not in own for origin in fields.all(b"origin")):
             raise ForeignOrigin("A web page of another site sent this request. Only our own pages may.")
-        if "cross-site" in _values(headers.getlist("sec-fetch-site")) and not self._is_visit(scope, headers):
+        if "cross-site" in _values(fields.all(b"sec-fetch-site")) and not self._is_visit(scope, fields):
             raise ForeignOrigin("Another site sent this request through a browser. Only our own pages may.")
 
-    def _is_visit(self, scope: Scope, headers: Headers) -> bool:
+    def _is_visit(self, scope: Scope, fields: Fields) -> bool:
         """Whether somebody follows a link from elsewhere to one of our pages, or the OpenID provider sends a browser
         back: its whole window, which the other site can then neither read nor drive."""
         if scope["type"] != "http" or scope["method"] != "GET":
@@ -171,17 +187,13 @@ class Guards:
         )
         return (
             wanted
-            and _values(headers.getlist("sec-fetch-mode")) == {"navigate"}
-            and _values(headers.getlist("sec-fetch-dest")) == {"document"}
+            and _values(fields.all(b"sec-fetch-mode")) == {"navigate"}
+            and _values(fields.all(b"sec-fetch-dest")) == {"document"}
         )
 
 
-def _refuse_large(scope: Scope) -> None:
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    if (
-        len(headers) > MAX_HEADERS
-        or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
-    ):
+def _refuse_large(scope: Scope, fields: Fields) -> None:
+    if len(fields) > MAX_HEADERS or fields.size > MAX_HEADER_BYTES:
         raise HeadersTooLarge(
             f"The headers take more than {MAX_HEADER_BYTES:,} bytes, or {MAX_HEADERS} lines. Send fewer."
         )
@@ -191,21 +203,33 @@ def _refuse_large(scope: Scope) -> None:
 
 def _secure(message: Message, *, asset: bool = False) -> None:
     """Put the headers on an answer that every one has."""
-    headers = MutableHeaders(scope=message)
-    for name, value in _SECURITY.items():
-        headers.setdefault(name, value)
-    # Of a file that is ours a browser may keep a copy, and asks each time whether it is still the one.
-    headers.setdefault("Cache-Control", "no-cache" if asset else "no-store")
+    given: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
+    ours = _OF_ASSETS if asset else _OF_ANSWERS
+    present = {name for name, _ in given}
+    if present.isdisjoint(_NAMES):
+        message["headers"] = [*given, *ours]
+    else:
+        message["headers"] = [*given, *(field for field in ours if field[0] not in present)]
+
+
+def _is_upload(path: str) -> bool:
+    return path.endswith(_UPLOAD_ENDS) and _UPLOAD.fullmatch(path) is not None
 
 
 def _media_type(path: str) -> str:
-    return "multipart/form-data" if _UPLOAD.fullmatch(path) else "application/json"
+    return "multipart/form-data" if _is_upload(path) else "application/json"
 
 
-def _refuse_other_bodies(headers: Headers, wanted: str, most: int) -> None:
-    length = headers.get("content-length", "0")
-    has_body = "transfer-encoding" in headers or length.strip() != "0"
-    types = headers.getlist("content-type")
+def _length(fields: Fields) -> int | None:
+    """What the request says its body has, if that counts."""
+    length = fields.get(b"content-length")
+    return int(length) if length.isdecimal() and b"transfer-encoding" not in fields else None
+
+
+def _refuse_other_bodies(fields: Fields, wanted: str, most: int) -> None:
+    length = fields.get(b"content-length", "0")
+    has_body = b"transfer-encoding" in fields or length.strip() != "0"
+    types = fields.all(b"content-type")
     if (has_body or types) and [t.split(";")[0].strip().casefold() for t in types] != [wanted]:
         how = "as JSON, with" if wanted == "application/json" else "as a form with a file, with"
         raise UnsupportedMediaType(f"Send the body {how} Content-Type: {wanted}.")
@@ -237,6 +261,7 @@ def _values(lines: Iterable[str]) -> set[str]:
     return {part.strip().casefold() for line in lines for part in line.split(",")}
 
 
+@lru_cache(REMEMBERED)
 def _name_of(host: str) -> str | None:
     """The name in a Host header, without its port; None where it is no host at all."""
     if not _HOST.fullmatch(host):
@@ -249,6 +274,7 @@ def _name_of(host: str) -> str | None:
     return parts.hostname
 
 
+@lru_cache(REMEMBERED)
 def _normal(origin: str) -> tuple[str, str, int] | None:
     """Scheme, host and port of an origin; None where it is none (`null`, say)."""
     try:

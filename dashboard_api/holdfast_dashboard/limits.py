@@ -3,9 +3,7 @@
 Buckets that fill by the second, in memory: each process counts for itself.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address, ip_network
 from math import ceil
 from time import monotonic
@@ -15,7 +13,7 @@ from starlette.types import Scope
 
 from holdfast_core.errors import TooManyRequests
 
-__all__ = ["Attempts", "Limits", "address_of"]
+__all__ = ["Attempts", "Limits", "Place", "address_of"]
 
 #: Failed attempts of one address: so many at once, and one more in each of these seconds.
 MOST_FAILED: Final = 20
@@ -32,15 +30,21 @@ class _Buckets:
         self._rate = rate
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def left(self, name: str) -> float:
-        left, at = self._left.get(name, (self._size, 0.0))
-        return min(self._size, left + (monotonic() - at) * self._rate)
+    def left(self, name: str, now: float | None = None) -> float:
+        now = monotonic() if now is None else now
+        left, at = self._left.get(name, (self._size, now))
+        return min(self._size, left + (now - at) * self._rate)
 
-    def take(self, name: str) -> None:
-        self._left[name] = (self.left(name) - 1.0, monotonic())
-        self._left.move_to_end(name)
-        if len(self._left) > REMEMBERED:
-            self._left.popitem(last=False)
+    def take(self, name: str, *, least: float = float("-inf")) -> float:
+        """Take one, unless fewer than `least` are left. What was left before."""
+        now = monotonic()
+        left = self.left(name, now)
+        if left >= least:
+            self._left[name] = (left - 1.0, now)
+            self._left.move_to_end(name)
+            if len(self._left) > REMEMBERED:
+                self._left.popitem(last=False)
+        return left
 
 
 class Limits:
@@ -50,32 +54,44 @@ class Limits:
         self._rate = rate
         self._connections = connections
         self._asked = _Buckets(2.0 * rate, rate)
-        self._open: Counter[str] = Counter()
+        self._open: dict[str, int] = {}
 
-    @contextmanager
-    def one_more(self, principal: str) -> Generator[None]:
-        """Room for a request of this caller, while it runs. Raises TooManyRequests."""
+    def one_more(self, principal: str) -> "Place":
+        """Room for a request of this caller, to be entered while it runs. Raises TooManyRequests."""
         if self._rate:
-            left = self._asked.left(principal)
+            left = self._asked.take(principal, least=1.0)
             if left < 1.0:
                 raise TooManyRequests(
                     f"More than {self._rate:,} requests a second came from you. Ask less often, or let claims wait"
                     " (waitSeconds).",
                     retry_after=max(1, ceil((1.0 - left) / self._rate)),
                 )
-            self._asked.take(principal)
-        if self._connections and self._open[principal] >= self._connections:
+        if self._connections and self._open.get(principal, 0) >= self._connections:
             raise TooManyRequests(
                 f"{self._connections:,} requests of yours are open here already. Let some end first.",
                 retry_after=5,
             )
-        self._open[principal] += 1
-        try:
-            yield
-        finally:
-            self._open[principal] -= 1
-            if not self._open[principal]:
-                del self._open[principal]
+        return Place(self._open, principal)
+
+
+class Place:
+    """One of a caller's open requests. A class, since a generator's context would cost several times as much."""
+
+    __slots__ = ("_open", "_principal")
+
+    def __init__(self, taken: dict[str, int], principal: str) -> None:
+        self._open = taken
+        self._principal = principal
+
+    def __enter__(self) -> None:
+        self._open[self._principal] = self._open.get(self._principal, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        left = self._open[self._principal] - 1
+        if left:
+            self._open[self._principal] = left
+        else:
+            del self._open[self._principal]
 
 
 class Attempts:

@@ -1,6 +1,6 @@
 """A table of operations: each says what it takes and answers, so that OpenAPI is made of what is so."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
 
@@ -52,6 +52,8 @@ class Operations:
         self.router = APIRouter(tags=[tag])
         self.requests: set[type[RequestModel]] = set()
         self.answers: set[type[BaseModel]] = set()
+        #: The functions that are also answered in front of the framework, by their paths.
+        self.hot: dict[str, Callable[..., Awaitable[Response]]] = {}
 
     def add(
         self,
@@ -69,12 +71,14 @@ class Operations:
         takes_key: bool = False,
         media_type: str = "application/json",
         refuses: tuple[type[HoldfastError], ...] = (),
+        hot: bool = False,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register the decorated function.
 
         `refuses`: the errors that are this operation's own. `form`: the fields of a form, which has a `file` besides.
         `also`: another status that it answers with. `takes_key`: whether it knows the Idempotency-Key header.
         `answers`: None where that is text, bytes, or nothing (204); of a stream, what its events hold.
+        `hot`: a POST that busy workers send all the time (`holdfast_dashboard.hot_routes`).
         """
         found = [*ALWAYS, *refuses]
         extra: dict[str, Any] = {}
@@ -129,6 +133,8 @@ class Operations:
                     "responses": {str(code): good for code in (status, also) if code is not None},
                 },
             )
+            if hot:
+                self.hot[path] = function
             if method == "GET":  # what answers GET answers HEAD (RFC 9110, 9.1)
                 self.router.add_api_route(
                     path, function, methods=["HEAD"], response_model=None, include_in_schema=False
@@ -143,11 +149,11 @@ def _admitting(function: Callable[..., Any], permission: Permission, summary: st
     about toggles, since a refused one is in the audit log."""
     if permission in {Permission.OPEN, Permission.TOGGLE}:
         return function
-    doing = summary[0].lower() + summary[1:]
+    doing = f"do this ({summary[0].lower()}{summary[1:]})"
 
     @wraps(function)
     async def asking(request: Request, **path: Any) -> Response:
-        admit(caller_of(request), permission, f"do this ({doing})")
+        admit(caller_of(request), permission, doing)
         answer: Response = await function(request, **path)
         return answer
 

@@ -29,6 +29,7 @@ from holdfast_core.schemas import (
 )
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.operations import Operations
+from holdfast_dashboard.paused_answer import PausedAnswer
 from holdfast_dashboard.requests import (
     answer,
     read_body,
@@ -168,6 +169,8 @@ def _jobs(operations: Operations, context: Context) -> None:
 
 
 def _claims(operations: Operations, context: Context) -> None:
+    paused = PausedAnswer()
+
     @operations.add(
         "POST",
         "/api/queue/jobs/claim",
@@ -175,15 +178,21 @@ def _claims(operations: Operations, context: Context) -> None:
         body=ClaimRequest,
         answers=ClaimAnswer,
         refuses=(errors.KeyReused,),
+        hot=True,
     )
     async def claim_job(request: Request) -> Response:
         """Null means paused (`system` says so), or nothing to do within `waitSeconds`."""
         body, ignored = await read_body(request, ClaimRequest)
         caller = context.caller(request)
-        if body.wait_seconds <= 0:
-            return answer(await context.services.claims.claim(caller, body), ignored)
-        claimed = await while_connected(request, lambda: context.services.claims.claim(caller, body))
-        return Response(status_code=204) if claimed is None else answer(claimed, ignored)
+        claims = context.services.claims
+        if body.wait_seconds > 0:
+            claimed = await while_connected(request, lambda: claims.claim(caller, body))
+        else:
+            claimed = await claims.claim(caller, body)
+        if claimed is None:
+            return Response(status_code=204)
+        is_paused = claimed.job is None and claimed.system.workers_paused
+        return answer(paused.body(claimed) if is_paused else claimed, ignored)
 
     @operations.add(
         "POST",
@@ -192,6 +201,7 @@ def _claims(operations: Operations, context: Context) -> None:
         body=HeartbeatRequest,
         answers=HeartbeatAnswer,
         refuses=_HOLDER,
+        hot=True,
     )
     async def heartbeat_job(request: Request, jobId: str) -> Response:  # noqa: N803
         body, ignored = await read_body(request, HeartbeatRequest)
@@ -218,6 +228,7 @@ def _outcomes(operations: Operations, context: Context) -> None:
         body=CompleteRequest,
         answers=Job,
         refuses=_OUTCOME,
+        hot=True,
     )
     async def complete_job(request: Request, jobId: str) -> Response:  # noqa: N803
         """Repeated by the claim that made it, this answers the job as it is and writes nothing."""

@@ -10,8 +10,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final, TypeVar, cast, get_args
 
 from pydantic import (
@@ -24,7 +25,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 
 from holdfast_core.errors import FieldError, InvalidRequest
 
@@ -220,9 +221,16 @@ def _fold(name: str) -> str:
     return name.replace("_", "").casefold()
 
 
-def _refused_names(model: type[Request], names: list[str]) -> tuple[list[FieldError], list[str]]:
+@cache
+def _known_names(model: type[Request]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
+
+
+def _refused_names(model: type[Request], names: Collection[str]) -> tuple[list[FieldError], list[str]]:
     """Errors for the names that cannot be let pass, and the unknown names that can."""
-    known = {field.alias or name for name, field in model.model_fields.items()}
+    known = _known_names(model)
+    if known.issuperset(names):
+        return [], []
     folded = {_fold(alias): alias for alias in known}
     refused: list[FieldError] = []
     ignored: list[str] = []
@@ -288,11 +296,11 @@ def parse_request(model: type[_R], raw: bytes | str | Mapping[str, Any]) -> tupl
     refused: list[FieldError] = []
     ignored: list[str] = []
     try:
-        plain = json.loads(raw)
-    except (ValueError, RecursionError):
+        plain = from_json(raw)
+    except (ValueError, TypeError):  # the second: lone surrogates
         plain = None  # the model's own reading says what is wrong, and where
     if isinstance(plain, dict):
-        refused, ignored = _refused_names(model, list(cast("dict[str, Any]", plain)))
+        refused, ignored = _refused_names(model, cast("dict[str, Any]", plain).keys())
     try:
         request = model.model_validate_json(raw)
     except ValidationError as error:
