@@ -61,8 +61,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(database: str) -> Generator[Server]:
+    """One for each, since the guesses at logins of one would slow down the next."""
     with start_server(
         database,
         HOLDFAST_AUTH_PROVIDER="token",
