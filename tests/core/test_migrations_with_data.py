@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from alembic import command
 from sqlalchemy import Column, Connection, MetaData, Table, insert
 
 from holdfast_core.callers import LOCAL_OPERATOR
@@ -76,9 +75,7 @@ def upgraded(url: str, revision: str, then: Callable[[Connection], None]) -> Non
 
     def work(connection: Connection, lock: Callable[[], None]) -> None:
         lock()
-        config = migrations._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        migrations._upgrade_to(connection, revision)
         then(connection)
 
     with ThreadPoolExecutor(1) as pool:  # on PostgreSQL it starts a loop of its own

@@ -58,13 +58,18 @@ def _upgrade(connection: Connection, lock: Callable[[], None]) -> None:
     lock()
     if _current(connection) == head():
         return  # another process did it while we waited
+    _upgrade_to(connection, "head")
+
+
+def _upgrade_to(connection: Connection, revision: str) -> None:
+    """The migrations themselves. Alembic is loaded where there is something to do."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _with_connection(settings: Settings, work: Callable[[Connection, Callable[[], None]], None]) -> str:
