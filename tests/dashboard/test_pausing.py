@@ -251,6 +251,8 @@ def test_nothing_can_be_pressed_before_the_state_is_known(page: Page, client: Cl
 def test_a_drained_system_is_resumed_without_a_question(page: Page, client: Client) -> None:
     pause(page, "an upgrade")
     expect(page.locator("#drain-state")).to_have_text("Safe to upgrade")
+    expect(page.locator("#drain-words")).to_have_text("Nothing was running when the pause began.")
+    expect(page.locator("progress")).to_have_js_property("value", 1)  # of 1: full
     resume(page)
     title(page, "Workers: Running")
     assert client.history(limit=1).items[0].force_resume is False

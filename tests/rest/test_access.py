@@ -480,3 +480,20 @@ async def test_a_link_from_elsewhere_leads_to_our_pages_and_to_nothing_else(sqli
         ):
             await api.refused(403, "foreign_origin", "GET", "/tasks", headers=visit | other)
         await api.refused(403, "foreign_origin", "POST", "/login", {"token": token.token}, headers=visit)
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.1", "127.0.0.0/8", "10.1.2.3", ""])
+async def test_what_a_proxy_says_counts_from_those_that_are_trusted_alone(
+    sqlite_url: str, trusted: str
+) -> None:
+    token = await role_token(sqlite_url, "viewer")
+    counts = trusted.startswith("127.")
+    async with open_api(sqlite_url, auth_provider="token", trusted_proxies=trusted) as api:
+        for number in range(25):  # all from one address, as the proxy has it
+            guess = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
+            await api.ask("POST", "/login", {"token": f"guess-{number}"}, headers=guess)
+        another = {"X-Forwarded-For": "192.0.2.2", "X-Forwarded-Proto": "https"}
+        answer = await api.ask("POST", "/login", {"token": token.token}, headers=another)
+        assert answer.status_code == (200 if counts else 429)
+        if counts:
+            assert answer.headers["set-cookie"].startswith("__Host-holdfast=")

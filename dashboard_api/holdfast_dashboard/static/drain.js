@@ -51,7 +51,7 @@ class Course {
   }
 
   get most() {
-    return Math.max(1, ...this.samples.map((sample) => sample.value));
+    return Math.max(0, ...this.samples.map((sample) => sample.value));
   }
 
   /** Seconds until nothing is held, if jobs go on ending as they have; null where that cannot be said. */
@@ -149,13 +149,14 @@ export function drainCard(feed) {
       : metrics.isParked ? h("strong", { class: "mark" }, "All parked")
       : left === 0 ? "Counting…" // the counts that are shown are older than this pause
       : `Not yet safe: ${count(left, "job")} still ${left === 1 ? "runs" : "run"}.`);
-    bar.max = course.most;
-    bar.value = left === 0 ? course.most : course.most - left + (quiesce ? metrics.parked : 0);
+    bar.max = course.most || 1; // nothing ran: all of nothing is done
+    bar.value = left === 0 ? bar.max : course.most - left + (quiesce ? metrics.parked : 0);
     const estimate = metrics.safeToUpgrade || metrics.isParked ? null : course.secondsLeft;
-    put(words, quiesce ? `${metrics.parked} of ${left} parked` : `${course.most - left} of ${course.most} done`,
+    put(words, course.most === 0 ? "Nothing was running when the pause began."
+      : quiesce ? `${metrics.parked} of ${left} parked` : `${course.most - left} of ${course.most} done`,
       metrics.staleRunning > 0 && `, ${metrics.staleRunning} stale: nobody heartbeats for ${metrics.staleRunning === 1 ? "it" : "them"}`,
       !quiesce && estimate !== null && `; about ${duration(estimate)} left, if jobs go on ending as they have`);
-    put(chart, line({ title: "Jobs still held, since the pause", points: course.samples, unit: "jobs", from: course.since, steps: true }));
+    put(chart, course.most > 0 && line({ title: "Jobs still held, since the pause", points: course.samples, unit: "jobs", from: course.since, steps: true }));
     if (left > 0) askBlockers();
     else blocked.hidden = true;
   };
