@@ -55,7 +55,7 @@ def create_app(
     *,
     lifespan: Lifespan[FastAPI] | None = None,
     mcp_app: ASGIApp | None = None,
-) -> FastAPI:
+) -> Application:
     """REST and the page, over services that exist once `lifespan` has begun. `mcp_app` answers `/mcp`."""
     app = Application(
         title="Holdfast",

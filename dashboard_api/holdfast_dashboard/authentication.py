@@ -6,10 +6,15 @@ request's scope for all that follows. While authentication is disabled that is t
 
 A request that lasts (a stream, a long poll) ends when its credential does. To watch over each costs something, so the
 hot routes, whose calls end in a moment, do so themselves where one is to wait.
+
+What guards and authentication make of a request to a hot route depends on its header fields alone, and a worker sends
+the same ones again and again. So what has been let through is kept in mind by its fields, and the next with the same
+passes as long as the credential is good: that, and how much its caller may ask for, is looked at each time.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
@@ -25,14 +30,15 @@ from holdfast_core.policy import TOOLS, Permission, canonical_tool, is_open, sco
 from holdfast_core.services import Login, Services
 from holdfast_core.settings import Settings
 from holdfast_dashboard.fields import Fields, fields_of
-from holdfast_dashboard.hot_routes import HOT_KEY
 from holdfast_dashboard.limits import Attempts, Limits, address_of
 from holdfast_dashboard.markup import told
 from holdfast_dashboard.problems import problem
 
 __all__ = [
+    "HOT_KEY",
     "METADATA_PATH",
     "Authentication",
+    "Pass",
     "caller_of",
     "cookie_name",
     "is_secure",
@@ -43,6 +49,14 @@ __all__ = [
 #: Where OAuth clients find out who vouches for callers of `/mcp` (RFC 9728).
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource/mcp"
 
+#: Where a request to a hot route carries the call that answers it (`holdfast_dashboard.hot_routes`).
+HOT_KEY: Final = "holdfast.hot"
+
+#: Header fields that are kept in mind; the oldest make room.
+PASSES: Final = 10_000
+#: Above it an address is looked at as a whole: it may be too long.
+SHORT_PATH: Final = 200
+
 #: What is read of the body of a request that is refused anyway.
 READ_OUT_BYTES: Final = 65_536
 READ_OUT_SECONDS: Final = 2.0
@@ -51,6 +65,7 @@ _LOGIN_KEY: Final = "holdfast.login"
 _WORKER_HEADER: Final = b"x-moonmind-worker-token"
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _END: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
+_NO_LIMIT: Final = nullcontext()
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
@@ -82,6 +97,14 @@ def cookie_name(secure: bool) -> str:
     return "__Host-holdfast" if secure else "holdfast"
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """From whom a request comes that was let through. `login` None: authentication is disabled."""
+
+    caller: Caller
+    login: Login | None
+
+
 class Authentication:
     """ASGI middleware, inside the guards."""
 
@@ -91,13 +114,39 @@ class Authentication:
         self._settings = settings
         self._limits = Limits(settings.rate_limit_per_second, settings.max_connections_per_caller)
         self._attempts = Attempts()
+        self._passes: dict[tuple[tuple[bytes, bytes], ...], Pass] = {}
+
+    def passed(self, scope: Scope) -> Pass | None:
+        """Whose this request to a hot route is, where one with the same fields was let through and its credential is
+        still good. None: it has to go the whole way."""
+        if scope["query_string"] or len(scope["path"]) > SHORT_PATH:
+            return None
+        known = self._passes.get(tuple(scope["headers"]))
+        if known is None or known.login is None or self._services().logins.is_good(known.login):
+            return known
+        return None
+
+    def admitted(self, known: Pass, scope: Scope) -> AbstractContextManager[None]:
+        """Put into a request whose it is, and have room for it while the block runs. Raises TooManyRequests."""
+        scope[CALLER_KEY], scope[_LOGIN_KEY] = known.caller, known.login
+        return _NO_LIMIT if known.login is None else self._limits.one_more(known.caller.principal)
+
+    def _remember(self, scope: Scope, known: Pass) -> None:
+        fields = fields_of(scope)
+        if b"content-length" not in fields or b"transfer-encoding" in fields or b"cookie" in fields:
+            return  # its body has to be measured, or more than its fields counts
+        if len(self._passes) >= PASSES:
+            del self._passes[next(iter(self._passes))]
+        self._passes[tuple(scope["headers"])] = known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
         elif self._settings.auth_provider == "disabled":
-            scope[CALLER_KEY] = local_operator(self._settings.default_user_id)
-            scope[_LOGIN_KEY] = None
+            caller = local_operator(self._settings.default_user_id)
+            scope[CALLER_KEY], scope[_LOGIN_KEY] = caller, None
+            if HOT_KEY in scope:
+                self._remember(scope, Pass(caller, None))
             await self._app(scope, receive, send)
         elif scope["type"] == "http" and is_open(scope["method"], scope["path"]):
             scope["holdfast.attempts"] = self._attempts
@@ -117,10 +166,11 @@ class Authentication:
             if scope["type"] == "websocket":  # a session ends itself, in its own words
                 await self._app(scope, receive, send)
             elif HOT_KEY in scope:
+                self._remember(scope, Pass(login.caller, login))
                 try:
                     await self._app(scope, receive, send)
                 except NotAuthenticated as error:  # its credential has ended, while it waited
-                    await self._refuse(scope, receive, send, error, is_read=True)
+                    await self.refusal(scope, error)(scope, receive, send)
             else:
                 await self._while_good(login, scope, receive, send)
 
@@ -191,16 +241,17 @@ class Authentication:
             raise NotAuthenticated("Two different credentials came with this request. Send one.")
         return next((kind, found[kind]) for kind in ("worker", "bearer", "cookie") if kind in found)
 
+    def refusal(self, scope: Scope, error: NotAuthenticated) -> Response:
+        """The answer to who is not known here, or not any more."""
+        answer = problem(error)
+        # Where none came there was no error (RFC 6750, 3.1).
+        given = b"authorization" in fields_of(scope)
+        answer.headers["WWW-Authenticate"] = self._challenge(scope, error="invalid_token" if given else None)
+        return answer
+
     async def _refuse(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        error: NotAuthenticated,
-        *,
-        is_read: bool = False,
+        self, scope: Scope, receive: Receive, send: Send, error: NotAuthenticated
     ) -> None:
-        """`is_read`: whether its body has been read."""
         if scope["type"] == "http" and _is_page(scope):
             query = scope["query_string"].decode("latin-1")
             wanted = quote(scope["path"]) + (f"?{query}" if query else "")
@@ -211,14 +262,11 @@ class Authentication:
                 return
             await RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303)(scope, receive, send)
             return
-        answer: Response = problem(error)
-        # Where none came there was no error (RFC 6750, 3.1).
-        given = b"authorization" in fields_of(scope)
-        answer.headers["WWW-Authenticate"] = self._challenge(scope, error="invalid_token" if given else None)
+        answer = self.refusal(scope, error)
         if scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(answer)
             return
-        if not is_read and not await _read_out(receive):
+        if not await _read_out(receive):
             answer.headers["Connection"] = "close"
         await answer(scope, receive, send)
 

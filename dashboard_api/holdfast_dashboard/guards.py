@@ -31,6 +31,7 @@ from holdfast_dashboard.fields import Fields, fields_of
 from holdfast_dashboard.oidc_routes import CALLBACK_PATH
 from holdfast_dashboard.pages import ASSETS
 from holdfast_dashboard.problems import problem, unexpected
+from holdfast_dashboard.security_headers import secured
 from holdfast_dashboard.uploads import MAX_FORM_BYTES
 
 __all__ = ["MAX_BODY_BYTES", "Guards"]
@@ -53,22 +54,6 @@ REMEMBERED: Final = 128
 #: Pages that links may lead to, beside those under /tasks.
 VISITED: Final = frozenset({"/", "/tasks", "/login"})
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-#: On every answer, unless it has its own.
-_SECURITY: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
-        b" frame-ancestors 'none'",
-    ),
-)
-_OF_ANSWERS: Final = (*_SECURITY, (b"cache-control", b"no-store"))
-#: Of a file that is ours a browser may keep a copy, and asks each time whether it is still the one.
-_OF_ASSETS: Final = (*_SECURITY, (b"cache-control", b"no-cache"))
-_NAMES: Final = frozenset(name for name, _ in _OF_ANSWERS)
 
 
 class Guards:
@@ -96,7 +81,8 @@ class Guards:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                _secure(message, asset=path.startswith(f"{ASSETS}/"))
+                is_asset = path.startswith(f"{ASSETS}/")
+                message["headers"] = secured(message.get("headers", ()), asset=is_asset)
             await send(message)
 
         answer: Response | None = None
@@ -126,7 +112,7 @@ class Guards:
             nonlocal begun
             begun = True
             if message["type"] == "websocket.http.response.start":
-                _secure(message)
+                message["headers"] = secured(message.get("headers", ()))
             await send(message)
 
         answer: Response | None = None
@@ -199,17 +185,6 @@ def _refuse_large(scope: Scope, fields: Fields) -> None:
         )
     if len(scope["raw_path"] or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
         raise HeadersTooLarge(f"The address takes more than {MAX_TARGET_BYTES:,} bytes. Send a shorter one.")
-
-
-def _secure(message: Message, *, asset: bool = False) -> None:
-    """Put the headers on an answer that every one has."""
-    given: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
-    ours = _OF_ASSETS if asset else _OF_ANSWERS
-    present = {name for name, _ in given}
-    if present.isdisjoint(_NAMES):
-        message["headers"] = [*given, *ours]
-    else:
-        message["headers"] = [*given, *(field for field in ours if field[0] not in present)]
 
 
 def _is_upload(path: str) -> bool:

@@ -2,27 +2,32 @@
 
 To find a route, to build what it may inject and to look after its errors costs FastAPI several times what a claim that
 meets a pause costs. So the calls of busy workers (the operations registered as `hot`) are found by their path at the
-door, pass what every request passes, the guards and the authentication, and go straight to their function. Whatever is
-not exactly one of them goes on to the framework, which knows the same functions by the same paths.
+door, pass what every request passes, the guards and the authentication, and go straight to their function. One with
+the very header fields of one that has passed takes the short way (`holdfast_dashboard.authentication`). Whatever is not
+exactly one of them goes on to the framework, which knows the same functions by the same paths.
 """
 
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from holdfast_core.errors import HoldfastError, NotAuthenticated
-from holdfast_dashboard.problems import refused_by_us
+from holdfast_core.errors import HoldfastError, NotAuthenticated, Unavailable
+from holdfast_dashboard.authentication import HOT_KEY, Authentication, Pass
+from holdfast_dashboard.problems import problem, refused_by_us, unexpected
+from holdfast_dashboard.requests import Json
+from holdfast_dashboard.security_headers import secured
 
-__all__ = ["HOT_KEY", "Application", "HotRoutes"]
+__all__ = ["GOING_DOWN", "Application", "HotRoutes"]
 
-#: Where a request to a hot route carries the call that answers it.
-HOT_KEY: Final = "holdfast.hot"
+#: What is told to whom the server cannot answer any more.
+GOING_DOWN: Final = "The server is going down. Repeat this in a moment."
 
 _JOBS: Final = "/api/queue/jobs/"
 _ID: Final = "{jobId}"
@@ -57,16 +62,45 @@ class Application(FastAPI):
     """FastAPI, with our middleware around the hot routes, and its own behind them."""
 
     hot_routes = HotRoutes({})
+    #: Whether the server cancels what is under way, since it goes down.
+    is_closing: Callable[[], bool] = staticmethod(lambda: False)
+    _authentication: Authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
-        found = self.hot_routes.find(scope) if scope["type"] == "http" else None
-        if found is None:
+        call = self.hot_routes.find(scope) if scope["type"] == "http" else None
+        if call is None:
             await super().__call__(scope, receive, send)
+        elif (known := self._authentication.passed(scope)) is not None:
+            await self._answer(call, known, scope, receive, send)
         else:
-            scope["app"], scope[HOT_KEY] = self, found
+            scope["app"], scope[HOT_KEY] = self, call
             await self.middleware_stack(scope, receive, send)
+
+    async def _answer(
+        self, call: Endpoint, known: Pass, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """The short way, to the same answer."""
+        request = Request(scope, receive, send)
+        try:
+            with self._authentication.admitted(known, scope):
+                response = await call(request)
+        except ClientDisconnect:
+            return  # gone within its own body
+        except NotAuthenticated as error:  # its credential has ended, while it waited
+            response = self._authentication.refusal(scope, error)
+        except HoldfastError as error:
+            response = await refused_by_us(request, error)
+        except CancelledError:
+            if not self.is_closing():
+                raise
+            response = problem(Unavailable(GOING_DOWN))
+        except Exception as error:
+            response = unexpected(error, scope["path"])
+        headers = response.raw_headers if isinstance(response, Json) else secured(response.raw_headers)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
 
     def build_middleware_stack(self) -> ASGIApp:
         ours, self.user_middleware = self.user_middleware, []
@@ -77,6 +111,8 @@ class Application(FastAPI):
         stack: ASGIApp = _Hot(framework.app)
         for layer, arguments, named in reversed(ours):
             stack = layer(stack, *arguments, **named)
+            if isinstance(stack, Authentication):
+                self._authentication = stack
         return stack
 
 

@@ -133,11 +133,15 @@ class Logins:
     def recall(self, text: str) -> Login | None:
         """The credential, where it is in use and was looked at just now: no query, and the usual case."""
         login = self._known.get(digest(text))
+        return login if login is not None and self.is_good(login) else None
+
+    def is_good(self, login: Login) -> bool:
+        """Whether a credential that is in use was looked at just now, so that it counts without a query."""
         now = self._clock.monotonic()
-        if login is None or login.is_over or login.ends_at <= now or now - login.checked_at > FRESH_SECONDS:
-            return None
+        if login.is_over or login.ends_at <= now or now - login.checked_at > FRESH_SECONDS:
+            return False
         login.used_at = now
-        return login
+        return True
 
     async def of_token(self, token: str) -> Login:
         """Who has this bearer token: one of ours, or of the OpenID provider's. Raises NotAuthenticated."""

@@ -20,13 +20,13 @@ from types import FrameType
 from typing import Any, Final
 
 import uvicorn
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from holdfast_core.errors import Unavailable
 from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
+from holdfast_dashboard.hot_routes import GOING_DOWN, Application
 
 __all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "SessionProtocol", "run_server"]
 
@@ -41,7 +41,7 @@ CUT_OFF_SECONDS: Final = 15.0
 
 
 def run_server(
-    app: Starlette,
+    app: Application,
     listener: socket.socket,
     on_ready: Callable[[], None],
     *,
@@ -73,6 +73,7 @@ def run_server(
     server = lifespan.server = _Server(config, on_ready)
     # Innermost, so that its refusal passes through the app's own middleware like every other.
     app.user_middleware.append(Middleware(_CutOff, server=server))
+    app.is_closing = lambda: server.should_exit
     logger = logging.getLogger("uvicorn.error")
     # Of a failed start we tell ourselves, in one line.
     logger.addFilter(
@@ -206,7 +207,7 @@ class _CutOff:
                 raise
             # Only uvicorn cancels, as the last thing that it does to a call: here the cancellation ends.
             if not is_started:
-                raise Unavailable("The server is going down. Repeat this in a moment.") from None
+                raise Unavailable(GOING_DOWN) from None
             with suppress(RuntimeError):  # it had promised a length
                 await send(_END_OF_STREAM)
 
