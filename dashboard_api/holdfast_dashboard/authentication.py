@@ -249,9 +249,7 @@ class Authentication:
         answer.headers["WWW-Authenticate"] = self._challenge(scope, error="invalid_token" if given else None)
         return answer
 
-    async def _refuse(
-        self, scope: Scope, receive: Receive, send: Send, error: NotAuthenticated
-    ) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: NotAuthenticated) -> None:
         if scope["type"] == "http" and _is_page(scope):
             query = scope["query_string"].decode("latin-1")
             wanted = quote(scope["path"]) + (f"?{query}" if query else "")

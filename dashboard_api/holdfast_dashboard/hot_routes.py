@@ -18,16 +18,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from holdfast_core.errors import HoldfastError, NotAuthenticated, Unavailable
+from holdfast_core.errors import GoingDown, HoldfastError, NotAuthenticated
 from holdfast_dashboard.authentication import HOT_KEY, Authentication, Pass
 from holdfast_dashboard.problems import problem, refused_by_us, unexpected
 from holdfast_dashboard.requests import Json
 from holdfast_dashboard.security_headers import secured
 
-__all__ = ["GOING_DOWN", "Application", "HotRoutes"]
-
-#: What is told to whom the server cannot answer any more.
-GOING_DOWN: Final = "The server is going down. Repeat this in a moment."
+__all__ = ["Application", "HotRoutes"]
 
 _JOBS: Final = "/api/queue/jobs/"
 _ID: Final = "{jobId}"
@@ -62,8 +59,6 @@ class Application(FastAPI):
     """FastAPI, with our middleware around the hot routes, and its own behind them."""
 
     hot_routes = HotRoutes({})
-    #: Whether the server cancels what is under way, since it goes down.
-    is_closing: Callable[[], bool] = staticmethod(lambda: False)
     _authentication: Authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,9 +73,7 @@ class Application(FastAPI):
             scope["app"], scope[HOT_KEY] = self, call
             await self.middleware_stack(scope, receive, send)
 
-    async def _answer(
-        self, call: Endpoint, known: Pass, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _answer(self, call: Endpoint, known: Pass, scope: Scope, receive: Receive, send: Send) -> None:
         """The short way, to the same answer."""
         request = Request(scope, receive, send)
         try:
@@ -93,9 +86,11 @@ class Application(FastAPI):
         except HoldfastError as error:
             response = await refused_by_us(request, error)
         except CancelledError:
-            if not self.is_closing():
+            # Only `holdfast serve` cancels a call, as the last thing that it does to it, and says so here.
+            is_closing: Callable[[], bool] | None = getattr(self.state, "is_closing", None)
+            if is_closing is None or not is_closing():
                 raise
-            response = problem(Unavailable(GOING_DOWN))
+            response = problem(GoingDown())
         except Exception as error:
             response = unexpected(error, scope["path"])
         headers = response.raw_headers if isinstance(response, Json) else secured(response.raw_headers)

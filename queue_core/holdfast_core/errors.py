@@ -46,6 +46,7 @@ __all__ = [
     "Conflict",
     "FieldError",
     "ForeignOrigin",
+    "GoingDown",
     "HeadersTooLarge",
     "HoldfastError",
     "IdempotencyStale",
@@ -327,6 +328,13 @@ class Unavailable(HoldfastError):
 
     def __init__(self, detail: str, *, retry_after: int = 1) -> None:
         super().__init__(detail, retry_after=retry_after)
+
+
+class GoingDown(Unavailable):
+    """The server ends, and with it the calls that are under way."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is going down. Repeat this in a moment.")
 
 
 class StoreUnavailable(Unavailable):

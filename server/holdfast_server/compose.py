@@ -17,8 +17,9 @@ from holdfast_core.services import AccessService, Logins, Services, run_services
 from holdfast_core.settings import Settings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from holdfast_core.services.issuer import Issuer
-    from holdfast_dashboard.hot_routes import Application
     from holdfast_server.mcp import McpEndpoint
 
 __all__ = ["create_application", "open_access", "open_services"]
@@ -69,7 +70,7 @@ async def open_access(settings: Settings) -> AsyncGenerator[AccessService]:
         await database.close()
 
 
-def create_application(settings: Settings) -> "Application":
+def create_application(settings: Settings) -> "FastAPI":
     """The whole server as one ASGI app: REST, the dashboard, and MCP at `/mcp`. Its lifespan opens the services.
 
     For one run: build another for the next.
@@ -91,7 +92,7 @@ def create_application(settings: Settings) -> "Application":
     endpoint = LaterEndpoint(make_endpoint)
 
     @asynccontextmanager
-    async def lifespan(_: "Application") -> AsyncGenerator[None]:
+    async def lifespan(_: "FastAPI") -> AsyncGenerator[None]:
         async with open_services(settings) as running:
             opened.append(running)
             async with endpoint.running():

@@ -63,7 +63,9 @@ async def test_a_statement_for_many_claims_walks_it_as_well(
         await fill(database)
         made = [Claim(f"w{number}", 60, "x", types, (), request_id="r") for number in range(claims)]
         statement = batch_statement(by_type=types is not None)
-        plan = await database.write(explain(statement, batch_arguments(made)), lane=Lane.GATED)
+        plan = await database.write(
+            explain(statement, batch_arguments(made, [0.0] * len(made))), lane=Lane.GATED
+        )
         walks_the_index(plan)
         assert "Index Cond: (((claim_worker)::text = " in plan, plan
 

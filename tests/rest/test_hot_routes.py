@@ -80,7 +80,8 @@ async def test_the_framework_answers_the_same(sqlite_url: str) -> None:
     async with open_api(sqlite_url) as api:
         await api.pause()
         for method, path, more in ASKED:
-            hot = await api.ask(method, path, **more)
+            await api.ask(method, path, **more)
+            hot = await api.ask(method, path, **more)  # by the short way, where the first was let through
             api.app.hot_routes, kept = HotRoutes({}), api.app.hot_routes  # type: ignore[attr-defined]
             plain = await api.ask(method, path, **more)
             api.app.hot_routes = kept  # type: ignore[attr-defined]
@@ -242,3 +243,38 @@ async def test_a_claim_that_waits_ends_with_its_credential(sqlite_url: str) -> N
         assert answers[0].status_code == 401
         assert answers[0].headers["www-authenticate"] == 'Bearer realm="holdfast"' + ', error="invalid_token"'
         assert len(api.services.waiters) == 0
+
+
+async def test_the_short_way_is_open_to_those_alone_who_were_let_through(database_url: str) -> None:
+    admin, worker = (
+        await create_token(database_url, role="admin", user="a"),
+        await create_token(database_url, workerId="w-1"),
+    )
+    async with open_api(database_url, auth_provider="token") as api:
+        for _ in range(3):
+            assert (await api.ask("POST", CLAIM, BODY, headers=bearer(worker))).status_code == 200
+        passes = api.app._authentication._passes  # type: ignore[attr-defined]
+        assert len(passes) == 1
+        for strange in (
+            {"host": "elsewhere.example"},
+            {"origin": "https://elsewhere.example"},
+            {"authorization": f"{bearer(worker)['Authorization']}x"},
+            {"x-moonmind-worker-token": admin.token},
+            {"cookie": "holdfast=x"},
+        ):
+            refused = await api.ask("POST", CLAIM, BODY, headers={**bearer(worker), **strange})
+            assert refused.status_code in {401, 403, 421}, strange
+        assert len(passes) == 1
+        gone = await api.ask("DELETE", f"/api/queue/worker-tokens/{worker.id}", headers=bearer(admin))
+        assert gone.status_code == 200
+        await api.refused(401, "not_authenticated", "POST", CLAIM, BODY, headers=bearer(worker))
+
+
+async def test_the_short_way_has_the_same_limit(sqlite_url: str) -> None:
+    worker = await create_token(sqlite_url, workerId="w-1")
+    async with open_api(sqlite_url, auth_provider="token", rate_limit_per_second=1) as api:
+        answers = [await api.ask("POST", CLAIM, BODY, headers=bearer(worker)) for _ in range(6)]
+        assert answers[0].status_code == 200
+        assert answers[-1].status_code == 429
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert answers[-1].headers["x-content-type-options"] == "nosniff"

@@ -48,6 +48,11 @@ def run(connection: Connection, statement: Hot, values: Mapping[str, Any] | None
     """Execute a statement and fetch its rows. Raises SQLAlchemy's errors, as `connection.execute` does."""
     values = values or {}
     if connection.dialect.name != "sqlite":
+        # Here, so that who has SQLite alone does not load asyncpg.
+        from holdfast_core.db.direct import fetch, is_direct
+
+        if is_direct(connection):
+            return list(fetch(connection, statement, values))
         return [columns(row) for row in connection.execute(statement, values)]
     prepared = _prepare(statement, connection.dialect)
     bound = [

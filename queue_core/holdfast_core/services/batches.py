@@ -1,8 +1,9 @@
 """Coalescing: requests that come while a statement of their kind is under way go out together as the next one.
 
-There is no timer. Who comes alone goes out at once and alone, so that one caller waits for nothing; who comes while
-a statement is under way stands in line, in the order of coming, and the whole line (`MOST_TOGETHER` at most) is the
-next statement. The longer statements take, the more share one: that is all the tuning there is.
+There is no timer. Who finds nothing under way waits for one turn of the event loop, in which others whose requests
+have come with it can join, and goes out; who comes while a statement is under way stands in line, in the order of
+coming, and the whole line (`MOST_TOGETHER` at most) is the next statement. The longer statements take, the more
+share one: that is all the tuning there is.
 
 Whose the statement is. It is sent by the first of those who share it, in that caller's own task, so it has an owner
 and there is no background task that could die or be forgotten. Its cancellation must not cut the others' statement,
@@ -19,12 +20,13 @@ alone. They do so in their own tasks, and the line goes on meanwhile.
 Nobody starves: the line is first come, first served, and who comes while it is not empty cannot pass it.
 """
 
+from asyncio import CancelledError, Future, get_running_loop, sleep
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
 import structlog
-from anyio import CancelScope, Event, get_cancelled_exc_class
+from anyio import CancelScope
 
 from holdfast_core.errors import StoreUnavailable
 
@@ -43,15 +45,31 @@ Told = TypeVar("Told")
 class _Caller(Generic[Asked, Told]):
     """One who stands in line, or whose request is under way."""
 
+    __slots__ = ("_called", "asked", "company", "failure", "in_line", "is_called", "told")
+
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        #: Set when there is something to do: to send for `company`, or to go on with what came of it.
-        self.called = Event()
         self.in_line = True
+        #: Whether there is something to do: to send for `company`, or to go on with what came of it.
+        self.is_called = False
         #: Those whose requests this one has to send, itself among them.
         self.company: Sequence[_Caller[Asked, Told]] = ()
         self.told: Told | None = None
         self.failure: StoreUnavailable | None = None
+        # A plain future: an event costs as much as the rest of a request's way through here.
+        self._called: Future[None] | None = None
+
+    def call(self) -> None:
+        """There is something to do."""
+        self.is_called = True
+        if self._called is not None and not self._called.done():
+            self._called.set_result(None)
+
+    async def wait(self) -> None:
+        """Until there is."""
+        while not self.is_called:
+            self._called = get_running_loop().create_future()
+            await self._called
 
 
 class Batches(Generic[Kind, Asked, Told]):
@@ -85,31 +103,38 @@ class Batches(Generic[Kind, Asked, Told]):
         Cancelled in line it was never asked. Cancelled later it is answered all the same, and the cancellation
         meets the caller at its next checkpoint: who has to undo what was written looks for it there.
         """
+        caller: _Caller[Asked, Told] = _Caller(asked)
         line = self._lines.get(kind)
         if line is None:
-            self._lines[kind] = deque()
+            line = self._lines[kind] = deque((caller,))
             try:
-                return await self._alone(asked)
-            finally:
-                self._call_up(kind)
-        caller: _Caller[Asked, Told] = _Caller(asked)
-        line.append(caller)
-        try:
-            await caller.called.wait()
-        except get_cancelled_exc_class():
-            if caller.in_line:
+                await sleep(0)
+            except CancelledError:
                 line.remove(caller)
+                self._call_up(kind)
                 raise
-        with CancelScope(shield=True):
-            if caller.company:
-                await self._send(kind, caller.company)
-            await caller.called.wait()
+            self._call_up(kind)
+        else:
+            line.append(caller)
+            await self._wait_in_line(caller, line)
+        if caller.company:
+            await self._send(kind, caller.company)
         if caller.failure is not None:
             raise StoreUnavailable(caller.failure.detail) from caller.failure
         return await self._alone(asked) if caller.told is None else caller.told
 
+    async def _wait_in_line(self, caller: _Caller[Asked, Told], line: "deque[_Caller[Asked, Told]]") -> None:
+        try:
+            await caller.wait()
+        except CancelledError:
+            if caller.in_line:
+                line.remove(caller)
+                raise
+            with CancelScope(shield=True):
+                await caller.wait()
+
     def _call_up(self, kind: Kind) -> None:
-        """A statement has ended: the line is the next one."""
+        """No statement is under way: the line is the next one."""
         line = self._lines[kind]
         if not line:
             del self._lines[kind]
@@ -118,16 +143,17 @@ class Batches(Generic[Kind, Asked, Told]):
         for caller in company:
             caller.in_line = False
         company[0].company = company
-        company[0].called.set()
+        company[0].call()
 
     async def _send(self, kind: Kind, company: Sequence[_Caller[Asked, Told]]) -> None:
         try:
-            if len(company) > 1:  # one that is alone is not held up here: it goes alone
-                told = await self._together([caller.asked for caller in company])
-                for caller, one in zip(company, told, strict=True):
-                    caller.told = one
-            else:
-                company[0].told = await self._alone(company[0].asked)
+            with CancelScope(shield=True):
+                if len(company) > 1:
+                    told = await self._together([caller.asked for caller in company])
+                    for caller, one in zip(company, told, strict=True):
+                        caller.told = one
+                else:
+                    company[0].told = await self._alone(company[0].asked)
         except StoreUnavailable as error:
             for caller in company:
                 caller.failure = error
@@ -137,5 +163,5 @@ class Batches(Generic[Kind, Asked, Told]):
             log.warning("batch_failed", requests=len(company), cause=type(error).__name__)
         finally:
             for caller in company:
-                caller.called.set()
+                caller.call()
             self._call_up(kind)

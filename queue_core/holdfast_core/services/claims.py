@@ -232,18 +232,19 @@ class ClaimService:
         return await self._database.write(partial(store.take, claim=claim, token=call.token), lane=Lane.GATED)
 
     async def _together(self, calls: Sequence[_Call]) -> list[store.Taken | None]:
-        now = self._clock.monotonic()
         # Of calls that are one claim the last is made here: it is the repeat, whose caller is still there. The others
         # then find what it got.
         last = {call.claim.made_by or number: number for number, call in enumerate(calls)}
         order = sorted(last.values())
-        claims, tokens = (
-            [calls[number].aged(now) for number in order],
-            [calls[number].token for number in order],
+        chosen = [calls[number] for number in order]
+        now = self._clock.monotonic()
+        work = partial(
+            take_together,
+            claims=[call.claim for call in chosen],
+            ages=[now - call.arrived_at for call in chosen],
+            tokens=[call.token for call in chosen],
         )
-        taken = await self._database.write(
-            partial(take_together, claims=claims, tokens=tokens), lane=Lane.GATED
-        )
+        taken = await self._database.write(work, lane=Lane.GATED)
         came = dict(zip(order, taken, strict=True))
         return [came.get(number) for number in range(len(calls))]
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Connection,
     Executable,
     Integer,
@@ -22,12 +23,15 @@ from sqlalchemy import (
     column,
     func,
     not_,
+    null,
     select,
-    true,
+    union_all,
     update,
 )
 
+from holdfast_core.db.prepared import Stored, run
 from holdfast_core.db.tables import jobs
+from holdfast_core.schemas import Job
 from holdfast_core.store.claims import (
     CROWD,
     PREFIX,
@@ -41,7 +45,7 @@ from holdfast_core.store.claims import (
     taken_values,
 )
 from holdfast_core.store.given import listed
-from holdfast_core.store.jobs import job_from
+from holdfast_core.store.jobs import SHOWN, job_from
 from holdfast_core.store.pause import system_from
 
 __all__ = ["batch_arguments", "batch_statement", "take_together"]
@@ -49,8 +53,8 @@ __all__ = ["batch_arguments", "batch_statement", "take_together"]
 #: Jobs that a statement looks at for each of its claims, beside those of a claim alone: as many processes may be
 #: taking the first ones, with statements as large as this.
 LOOKS_EACH: Final = 4
-#: The values of a claim that each has for itself; what else it asks for is the same for all.
-_OWN: Final = ("worker_id", "asked_as", "lease_seconds", "token_hash", "age_seconds")
+#: What is told of a job that was taken: the job, and whose it is.
+_TAKEN: Final = (*SHOWN, jobs.c.claim_token_hash)
 
 
 @cache
@@ -91,45 +95,58 @@ def batch_statement(*, by_type: bool) -> Executable:
         update(jobs)
         .where(jobs.c.id == any_(cast(ids, ARRAY(Uuid()))))
         .values(**taken_values(given), claim_number=claim_number)
-        .returning(*jobs.c)
+        .returning(*_TAKEN)
         .cte("taken")
     )
     seen = select(func.count()).select_from(candidates).scalar_subquery()
-    return select(*pause_columns(gate), seen.label("seen"), numbers.label("numbers"), *taken.c).select_from(
-        gate.outerjoin(taken, true())
+    # The pause in one row and the jobs in the others: what is the same for all would be sent and read for each.
+    pause = [*pause_columns(gate), seen.label("seen"), numbers.label("numbers")]
+    return union_all(
+        select(*pause, *(_nothing(column) for column in _TAKEN)).select_from(gate),
+        select(*(_nothing(column) for column in pause), *taken.c),
     )
+
+
+def _nothing(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(null(), column.type).label(column.key)
 
 
 def _looks(claims: Sequence[Claim]) -> int:
     return CROWD + LOOKS_EACH * len(claims)
 
 
-def batch_arguments(claims: Sequence[Claim]) -> dict[str, Any]:
-    """The bound values for these claims, which ask for the same types and capabilities."""
-    each = [claim.arguments() for claim in claims]
+def batch_arguments(claims: Sequence[Claim], ages: Sequence[float]) -> dict[str, Any]:
+    """The bound values for these claims, which ask for the same types and capabilities. `ages`: how many seconds ago
+    each call came."""
     return {
-        **each[0],
-        **{name: [values[name] for values in each] for name in _OWN},
+        **claims[0].arguments(),
+        "worker_id": [claim.worker_id for claim in claims],
+        "asked_as": [claim.request_id for claim in claims],
+        "lease_seconds": [float(claim.lease_seconds) for claim in claims],
+        "token_hash": [claim.token_hash for claim in claims],
+        "age_seconds": ages,
         "looks": _looks(claims),
     }
 
 
 def take_together(
-    connection: Connection, claims: Sequence[Claim], *, tokens: Sequence[str]
+    connection: Connection, claims: Sequence[Claim], *, ages: Sequence[float], tokens: Sequence[str]
 ) -> list[Taken | None]:
     """What each claim came to, as `take` has it. None for one that has to be made alone: its requestId may have a
     job already. `tokens`: what the claims' hashes are of. No two may have a worker and requestId in common."""
     statement = batch_statement(by_type=claims[0].types is not None)
-    rows = connection.execute(statement, batch_arguments(claims)).all()
-    system = system_from(rows[0], PREFIX)
     token_of = {claim.token_hash: token for claim, token in zip(claims, tokens, strict=True)}
-    got = {
-        row.claim_token_hash: job_from(row, lease_token=token_of[row.claim_token_hash])
-        for row in rows
-        if row.id is not None
-    }
-    crowded = rows[0].seen >= _looks(claims) and not system.workers_paused
-    eligible = set(rows[0].numbers)
+    got: dict[str, Job] = {}
+    head: Stored = {}
+    for row in run(connection, statement, batch_arguments(claims, ages)):
+        hashed = row["claim_token_hash"]
+        if hashed is None:
+            head = row
+        else:
+            got[hashed] = job_from(row, lease_token=token_of[hashed])
+    system = system_from(head, PREFIX)
+    crowded = head["seen"] >= _looks(claims) and not system.workers_paused
+    eligible = set(head["numbers"])
     return [
         Taken(job, system, crowded=crowded and job is None) if number in eligible else None
         for number, job in enumerate((got.get(claim.token_hash) for claim in claims), 1)

@@ -312,16 +312,16 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
         statement = claim_statement(
             by_type=claim.types is not None, repeatable=repeatable, avoiding=bool(claim.avoid)
         )
-        row = connection.execute(statement, claim.arguments()).one()
+        (row,) = run(connection, statement, claim.arguments())
         system = system_from(row, PREFIX)
-        if row.id is not None:
+        if row["id"] is not None:
             return Taken(job_from(row, lease_token=token), system)
         return Taken(
             None,
             system,
-            known=row.prior_runs is not None,
-            over=row.prior_runs is False,
-            crowded=row.seen >= CROWD and not system.workers_paused,
+            known=row["prior_runs"] is not None,
+            over=row["prior_runs"] is False,
+            crowded=row["seen"] >= CROWD and not system.workers_paused,
         )
     system = read_system(connection)
     if system.workers_paused:

@@ -27,7 +27,7 @@ from holdfast_core.db.prepared import Stored, run
 from holdfast_core.db.tables import jobs, lanes
 from holdfast_core.db.types import Now
 from holdfast_core.states import JobStatus
-from holdfast_core.store.jobs import New
+from holdfast_core.store.jobs import SHOWN, New
 
 __all__ = ["MOST_BYTES", "insert_together", "is_small"]
 
@@ -75,7 +75,7 @@ _INSERT_TOGETHER = (
         select(*_values.values()).select_from(_asked.join(lanes, lanes.c.key == _asked.c.lane_key)),
     )
     .on_conflict_do_nothing(index_elements=["enqueue_key"], index_where=text("enqueue_key IS NOT NULL"))
-    .returning(*jobs.c)
+    .returning(*SHOWN)
 )
 
 

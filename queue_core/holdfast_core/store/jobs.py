@@ -37,6 +37,7 @@ from holdfast_core.states import JobStatus
 from holdfast_core.store.lanes import add_lanes, lane_key
 
 __all__ = [
+    "SHOWN",
     "VOID",
     "New",
     "add_lanes_of",
@@ -59,6 +60,10 @@ __all__ = [
 VOID: Final = "void"
 
 _LIKE_ESCAPE: Final = "\\"
+
+#: The columns that a job is made of for those who ask; the others are for the queue's own use. Named where a
+#: statement returns many jobs, since each value that is not needed costs there.
+SHOWN: Final = tuple(jobs.c[name] for name in Job.model_fields if name in jobs.c)
 
 # One job by its id.
 _FIND = select(jobs).where(jobs.c.id == bindparam("job_id"))

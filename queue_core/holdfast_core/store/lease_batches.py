@@ -35,6 +35,7 @@ from holdfast_core.db.tables import jobs
 from holdfast_core.schemas import HeartbeatRequest
 from holdfast_core.states import JobStatus
 from holdfast_core.store.given import listed
+from holdfast_core.store.jobs import SHOWN
 from holdfast_core.store.leases import complete_values, heartbeat_values
 
 __all__ = ["Holder", "complete_together", "heartbeat_together", "held_statement", "one_a_job"]
@@ -85,7 +86,7 @@ def held_statement(verb: Literal["heartbeat", "complete"]) -> Update:
         update(jobs)
         .where(jobs.c.id == any_(func.array(ids.scalar_subquery(), type_=ARRAY(Uuid()))))
         .values(values)
-        .returning(*jobs.c)
+        .returning(*SHOWN)
     )
 
 

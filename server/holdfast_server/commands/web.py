@@ -10,6 +10,7 @@ What differs from plain uvicorn:
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -20,13 +21,14 @@ from types import FrameType
 from typing import Any, Final
 
 import uvicorn
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from holdfast_core.errors import Unavailable
+from holdfast_core.errors import GoingDown
 from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
-from holdfast_dashboard.hot_routes import GOING_DOWN, Application
+from holdfast_server.commands.joined_writes import JoiningProtocol
 
 __all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "SessionProtocol", "run_server"]
 
@@ -41,7 +43,7 @@ CUT_OFF_SECONDS: Final = 15.0
 
 
 def run_server(
-    app: Application,
+    app: Starlette,
     listener: socket.socket,
     on_ready: Callable[[], None],
     *,
@@ -60,6 +62,7 @@ def run_server(
         server_header=False,
         proxy_headers=False,
         workers=1,
+        http=JoiningProtocol,
         ws=SessionProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_ping_interval=WS_PING_SECONDS,
@@ -73,7 +76,7 @@ def run_server(
     server = lifespan.server = _Server(config, on_ready)
     # Innermost, so that its refusal passes through the app's own middleware like every other.
     app.user_middleware.append(Middleware(_CutOff, server=server))
-    app.is_closing = lambda: server.should_exit
+    app.state.is_closing = lambda: server.should_exit  # for calls that pass by it
     logger = logging.getLogger("uvicorn.error")
     # Of a failed start we tell ourselves, in one line.
     logger.addFilter(
@@ -106,6 +109,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            # What was made until now lasts as long as the process. The collector, which each request in so many wakes,
+            # need not walk through it.
+            gc.collect()
+            gc.freeze()
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -207,7 +214,7 @@ class _CutOff:
                 raise
             # Only uvicorn cancels, as the last thing that it does to a call: here the cancellation ends.
             if not is_started:
-                raise Unavailable(GOING_DOWN) from None
+                raise GoingDown from None
             with suppress(RuntimeError):  # it had promised a length
                 await send(_END_OF_STREAM)
 

@@ -12,7 +12,7 @@ from anyio import Event, create_task_group
 from anyio.to_thread import run_sync
 from starlette.types import Receive, Scope, Send
 
-from holdfast_core.errors import Unavailable
+from holdfast_core.errors import GoingDown
 
 if TYPE_CHECKING:
     from holdfast_server.mcp.http import McpEndpoint
@@ -56,5 +56,5 @@ class LaterEndpoint:
             self._wanted.set()
             await self._made.wait()
         if self._endpoint is None:
-            raise Unavailable("The server is going down. Repeat this in a moment.")
+            raise GoingDown
         await self._endpoint.app(scope, receive, send)
