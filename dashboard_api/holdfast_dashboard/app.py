@@ -81,6 +81,7 @@ def create_app(
     for part in parts:
         app.include_router(part.router)
     app.hot_routes = HotRoutes({path: function for part in parts for path, function in part.hot.items()})
+    app.answers_at_once = {path: function for part in parts for path, function in part.at_once.items()}
     app.router.routes.extend(
         [
             *page_routes(context),

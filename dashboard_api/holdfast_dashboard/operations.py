@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from holdfast_core import errors
+from holdfast_core.callers import Caller
 from holdfast_core.errors import HoldfastError
 from holdfast_core.policy import ROUTES, Permission, admit
 from holdfast_core.schemas import IdempotencyKey
@@ -54,6 +55,8 @@ class Operations:
         self.answers: set[type[BaseModel]] = set()
         #: The functions that are also answered in front of the framework, by their paths.
         self.hot: dict[str, Callable[..., Awaitable[Response]]] = {}
+        #: What answers some of their requests without waiting for anything: from the caller and the body, or None.
+        self.at_once: dict[str, Callable[[Caller, bytes], Response | None]] = {}
 
     def add(
         self,

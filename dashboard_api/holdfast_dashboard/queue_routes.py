@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from holdfast_core import errors
+from holdfast_core.callers import Caller
 from holdfast_core.schemas import (
     BulkRetryAnswer,
     BulkRetryRequest,
@@ -26,6 +27,7 @@ from holdfast_core.schemas import (
     ReleaseRequest,
     RequeueRequest,
     RetryRequest,
+    parse_request,
 )
 from holdfast_dashboard.context import Context
 from holdfast_dashboard.operations import Operations
@@ -193,6 +195,13 @@ def _claims(operations: Operations, context: Context) -> None:
             return Response(status_code=204)
         is_paused = claimed.job is None and claimed.system.workers_paused
         return answer(paused.body(claimed) if is_paused else claimed, ignored)
+
+    def claim_at_once(caller: Caller, raw: bytes) -> Response | None:
+        body, ignored = parse_request(ClaimRequest, raw)
+        claimed = context.services.claims.claim_at_once(caller, body)
+        return None if claimed is None else answer(paused.body(claimed), ignored)
+
+    operations.at_once["/api/queue/jobs/claim"] = claim_at_once
 
     @operations.add(
         "POST",

@@ -56,10 +56,22 @@ The proof in production: a pause stores what had been claimed when the door clos
 claim is not in it are counted (`holdfast_core.store.metrics.violations`) and must be none.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, exists, literal, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    String,
+    cast,
+    exists,
+    literal,
+    literal_column,
+    select,
+    text,
+)
 
 from holdfast_core.clock import Clock
 from holdfast_core.db.tables import pause_gate
@@ -103,10 +115,10 @@ _END_HOLDERS = text(
 )
 
 # What has been claimed by now, if the door is closed; else null.
-_DOOR_POSTGRESQL = text(
-    "SELECT CASE current_setting('holdfast.door') WHEN 'closed' THEN pg_current_snapshot()::text END"
-)
-_DOOR_SQLITE = text("SELECT CAST(claims AS TEXT) FROM pause_gate")
+_DOOR_POSTGRESQL: Final[ColumnElement[str]] = literal_column(
+    "CASE current_setting('holdfast.door') WHEN 'closed' THEN pg_current_snapshot()::text END", String()
+).label("door")
+_DOOR_SQLITE = select(cast(pause_gate.c.claims, String()).label("door")).scalar_subquery().label("door")
 
 
 def door_is_open() -> ColumnElement[bool]:
@@ -114,19 +126,20 @@ def door_is_open() -> ColumnElement[bool]:
     return ~exists(select(literal(1)).select_from(pause_gate).with_for_update(read=True, key_share=True))
 
 
-def close_door(connection: Connection) -> str:
+def close_door(connection: Connection, then: Select[Any]) -> Row[Any]:
     """Wait for the claims in flight and hold up new ones until this transaction ends.
 
-    Returns what had been claimed by then, for the count of violations. Raises PauseNotConfirmed where
-    the door cannot be had in time.
+    Returns the row of `then`, which is read behind the closed door (a round trip less than to ask for it by itself),
+    with `door` in it: what had been claimed by then, for the count of violations. Raises PauseNotConfirmed where the
+    door cannot be had in time.
     """
     if connection.dialect.name == "sqlite":
-        return str(connection.execute(_DOOR_SQLITE).scalar_one())  # our turn as the writer is the door
+        return connection.execute(then.add_columns(_DOOR_SQLITE)).one()  # our turn as the writer is the door
     for _ in range(DOOR_TRIES):
         connection.execute(_CLOSE)
-        door: str | None = connection.execute(_DOOR_POSTGRESQL).scalar_one()
-        if door is not None:
-            return door
+        row = connection.execute(then.add_columns(_DOOR_POSTGRESQL)).one()
+        if row.door is not None:
+            return row
         ended = [row.pid for row in connection.execute(_END_HOLDERS)]
         log.warning("gate_holders_ended", sessions=ended)
     raise PauseNotConfirmed(

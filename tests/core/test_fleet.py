@@ -4,16 +4,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.db import Database
-from holdfast_core.db.tables import workers
+from holdfast_core.db.tables import pause_state, workers
 from holdfast_core.db.types import Now
 from holdfast_core.schemas import ClaimRequest, PresenceRequest, WorkerView, parse_request
 from holdfast_core.services import Services
 from holdfast_core.states import WorkerState
-from holdfast_core.store.workers import counts
+from holdfast_core.store.metrics import look
 from support.core import MovableClock, claim, claimed, complete, enqueue, expire, heartbeat, pause
 from support.stores import core
 
@@ -223,26 +223,28 @@ async def test_what_another_process_knows_of_a_worker_does_not_take_its_acknowle
         assert await acknowledged(others) == (1, 1)
 
 
-async def counted(database: Database, version: int, seconds_ago: float) -> list[str]:
-    now = await database.read(lambda c: c.execute(select(Now())).scalar_one())
-    changed_at = now - timedelta(seconds=seconds_ago)
-    return (await database.read(lambda c: counts(c, version, changed_at=changed_at))).unacknowledged
+async def named(database: Database, seconds_ago: float) -> list[str]:
+    """Who is named so long after a change."""
+    change = update(pause_state).values(version=pause_state.c.version + 1, updated_at=Now(-seconds_ago))
+    await database.write(lambda c: c.execute(change))
+    _, _, found = await database.read(look)
+    return found.unacknowledged
 
 
 async def test_the_workers_that_have_not_seen_a_change_are_named_from_15_seconds_on_at_most_20(
     database_url: str,
 ) -> None:
     async with core(database_url) as (services, database):
-        await present(services, "seen", observedVersion=2)
+        await present(services, "seen", observedVersion=100)
         await present(services, "b-behind", observedVersion=1)
         await present(services, "a-silent")
         await services.presence.flush()
-        assert await counted(database, 2, 14) == []
-        assert await counted(database, 2, 15.5) == ["a-silent", "b-behind"]
+        assert await named(database, 14) == []
+        assert await named(database, 15.5) == ["a-silent", "b-behind"]
         for number in range(30):
             await present(services, f"c-{number:02}")
         await services.presence.flush()
-        assert await counted(database, 2, 3600) == ["a-silent", "b-behind"] + [f"c-{n:02}" for n in range(18)]
+        assert await named(database, 3600) == ["a-silent", "b-behind"] + [f"c-{n:02}" for n in range(18)]
 
 
 async def test_on_sqlite_the_snapshot_names_them_by_the_time_of_the_change(sqlite_url: str) -> None:

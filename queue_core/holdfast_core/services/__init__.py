@@ -175,6 +175,7 @@ async def run_services(
             watch.run_inspection,
             waiters.run,
             presence.run,
+            snapshots.run,
             sweeper.run,
             upkeep.run,
             services.pause.run_timer,

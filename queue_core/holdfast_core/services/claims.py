@@ -86,6 +86,27 @@ class ClaimService:
         A claim that meets a pause, or is waiting when one is made, is answered at once. To cancel the call
         is safe at any time: a job that was taken for it is given back.
         """
+        request = self._noted(caller, request, transport)
+        answer = self._paused() or await self._claim(request)
+        self._answered(request.worker_id, answer)
+        return answer
+
+    def claim_at_once(
+        self, caller: Caller, request: ClaimRequest, *, transport: Transport = "rest"
+    ) -> ClaimAnswer | None:
+        """The same where it can be answered from memory, since a pause is known; else None."""
+        answer = self._paused()
+        if answer is not None:
+            request = self._noted(caller, request, transport)
+            self._answered(request.worker_id, answer)
+        return answer
+
+    def _paused(self) -> ClaimAnswer | None:
+        paused = self._cache.paused()
+        return None if paused is None else ClaimAnswer(job=None, system=paused)
+
+    def _noted(self, caller: Caller, request: ClaimRequest, transport: Transport) -> ClaimRequest:
+        """A claim that may be made, within the bounds of its caller; its worker is there."""
         admit_worker(
             caller,
             request.worker_id,
@@ -93,7 +114,6 @@ class ClaimService:
             types=request.allowed_types,
             capabilities=request.worker_capabilities,
         )
-        request = _bound(caller, request)
         self._presence.seen(
             request.worker_id,
             transport,
@@ -102,13 +122,14 @@ class ClaimService:
             capabilities=request.worker_capabilities,
             auto_enabled=True,
         )
-        answer = await self._claim(request)
-        self._presence.answered(request.worker_id, answer.system.version)
+        return _bound(caller, request)
+
+    def _answered(self, worker_id: str, answer: ClaimAnswer) -> None:
+        self._presence.answered(worker_id, answer.system.version)
         if answer.job is not None:
             self._counters.add("claims_granted")
         else:
             self._counters.add("claims_paused" if answer.system.workers_paused else "claims_empty")
-        return answer
 
     async def offer(
         self, caller: Caller, request: ClaimRequest, *, avoid: tuple[UUID, ...] = ()
@@ -122,7 +143,7 @@ class ClaimService:
             types=request.allowed_types,
             capabilities=request.worker_capabilities,
         )
-        answer = await self._claim(_bound(caller, request), avoid)
+        answer = self._paused() or await self._claim(_bound(caller, request), avoid)
         if answer.job is not None:
             self._counters.add("claims_granted")
         return answer
@@ -143,8 +164,6 @@ class ClaimService:
     async def _claim(self, request: ClaimRequest, avoid: tuple[UUID, ...] = ()) -> ClaimAnswer:
         arrived_at = self._clock.monotonic()
         deadline = arrived_at + request.wait_seconds
-        if (paused := self._cache.paused()) is not None:
-            return ClaimAnswer(job=None, system=paused)
         token = mint_token()
         claim = store.Claim(
             worker_id=request.worker_id,
@@ -170,8 +189,8 @@ class ClaimService:
             if left <= 0 or not await waiter.wait(left):
                 break
             waiter.rest()
-            if (paused := self._cache.paused()) is not None:
-                return ClaimAnswer(job=None, system=paused)
+            if (answer := self._paused()) is not None:
+                return answer
             if await self._worth_a_try(claim):
                 taken = await self._take(claim, token, arrived_at)
         if taken.job is not None:

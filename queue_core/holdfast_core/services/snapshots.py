@@ -2,25 +2,32 @@
 
 from typing import Final
 
-from anyio import Lock
+import structlog
+from anyio import Lock, sleep
 from sqlalchemy import Connection
 
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
+from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import Audit, Metrics, Snapshot, System
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.states import PauseMode
 from holdfast_core.store import metrics
 from holdfast_core.store.metrics import Backlog, InFlight
 from holdfast_core.store.pause import latest_events
-from holdfast_core.store.workers import counts as worker_counts
 
 __all__ = ["Snapshots", "is_parked", "is_safe"]
 
+log = structlog.get_logger(__name__)
+
 #: A backlog may be this old (CONTRACT section 2).
 BACKLOG_AGE_SECONDS: Final = 2.0
-#: Counting may take this part of the time: cheap counts are always fresh, dear ones are shared.
+#: Cheap counts are made anew for each who asks, within this part of the time.
 BACKLOG_SHARE: Final = 0.02
+CHEAP_SECONDS: Final = 0.005
+#: Dear ones are made behind those who ask: so often, for so long after somebody has asked.
+COUNT_EVERY_SECONDS: Final = 1.0
+ASKED_SECONDS: Final = 30.0
 
 
 def is_parked(system: System, in_flight: InFlight) -> bool:
@@ -42,6 +49,7 @@ class Snapshots:
         self._clock = clock
         self._backlog: Backlog | None = None
         self._counted_at = float("-inf")
+        self._asked_at = float("-inf")
         self._cost = 0.0
         self._counting = Lock()
         self._recent: Snapshot | None = None
@@ -61,7 +69,7 @@ class Snapshots:
         asked_at = self._clock.monotonic()
 
         def reading(connection: Connection) -> Snapshot:
-            system, in_flight = metrics.system_and_in_flight(connection)
+            system, in_flight, fleet = metrics.look(connection)
             return Snapshot(
                 system=system,
                 metrics=Metrics(
@@ -76,7 +84,7 @@ class Snapshots:
                     oldest_queued_seconds=backlog.oldest_seconds,
                     measured_at=backlog.measured_at,
                 ),
-                workers=worker_counts(connection, system.version, changed_at=system.updated_at),
+                workers=fleet,
                 audit=Audit(latest=latest_events(connection)),
             )
 
@@ -93,11 +101,31 @@ class Snapshots:
                 self._taken_at = asked_at  # only now: of a look that failed nothing is kept
             return self._recent
 
+    async def run(self) -> None:
+        """Count what waits for those who go on asking, so that no answer has to wait for it, until cancelled."""
+        while True:
+            await sleep(COUNT_EVERY_SECONDS / 2)
+            now = self._clock.monotonic()
+            if now - self._asked_at < ASKED_SECONDS and now - self._counted_at >= COUNT_EVERY_SECONDS:
+                try:
+                    await self._count(older_than=COUNT_EVERY_SECONDS)
+                except HoldfastError as error:
+                    log.warning("backlog_not_counted", cause=error.detail)
+
     async def _fresh_backlog(self) -> Backlog:
+        self._asked_at = self._clock.monotonic()
+        # A count that costs little is made anew for each who asks.
+        is_cheap = self._cost < CHEAP_SECONDS
+        return await self._count(
+            older_than=min(BACKLOG_AGE_SECONDS, self._cost / BACKLOG_SHARE)
+            if is_cheap
+            else BACKLOG_AGE_SECONDS
+        )
+
+    async def _count(self, *, older_than: float) -> Backlog:
         async with self._counting:  # who comes while somebody counts gets that count
             now = self._clock.monotonic()
-            age = now - self._counted_at
-            if self._backlog is None or age > min(BACKLOG_AGE_SECONDS, self._cost / BACKLOG_SHARE):
+            if self._backlog is None or now - self._counted_at > older_than:
                 self._backlog = await self._database.read(metrics.backlog)
                 self._counted_at = self._clock.monotonic()
                 self._cost = self._counted_at - now

@@ -17,7 +17,6 @@ from holdfast_core.errors import (
     ResumeNotDrained,
     VersionConflict,
 )
-from holdfast_core.gate import close_door
 from holdfast_core.ids import uuid7
 from holdfast_core.policy import Permission, may, scope_of
 from holdfast_core.schemas import (
@@ -132,20 +131,23 @@ class Toggles:
             request.reason,
             resume_at,
         ):
-            self._record(
+            now = store.moment(connection)
+            store.append_event(
                 connection,
-                caller,
-                before,
-                request,
-                "unchanged",
-                counts=counts,
-                mode=before.mode,
-                resume_at=resume_at,
+                _event(
+                    caller,
+                    before,
+                    request,
+                    "unchanged",
+                    now,
+                    counts=counts,
+                    mode=before.mode,
+                    resume_at=resume_at,
+                ),
             )
             return Decision(before, "unchanged")
         # A change of mode or reason needs no door: no claim passes while paused, whatever the mode.
-        door = None if before.workers_paused else close_door(connection)
-        now = store.moment(connection)
+        door, now = (None, store.moment(connection)) if before.workers_paused else store.close(connection)
         after = System(
             workers_paused=True,
             mode=request.mode,
@@ -157,10 +159,10 @@ class Toggles:
             updated_at=now,
             resume_at=resume_at,
         )
-        store.write_system(connection, after, door=door)
-        self._record(
-            connection, caller, after, request, "changed", counts=counts, mode=after.mode, resume_at=resume_at
+        event = _event(
+            caller, after, request, "changed", now, counts=counts, mode=after.mode, resume_at=resume_at
         )
+        store.write_change(connection, after, event, door=door)
         return Decision(after, "changed")
 
     def _resume(
@@ -188,8 +190,8 @@ class Toggles:
             requested_by=caller.name,
             updated_at=now,
         )
-        store.write_system(connection, after, door=None)
-        self._record(connection, caller, after, request, "changed", counts=counts, mode=before.mode)
+        event = _event(caller, after, request, "changed", now, counts=counts, mode=before.mode)
+        store.write_change(connection, after, event, door=None)
         warning = None if counts.drained else f"Resumed before the drain ended: {_what_remains(counts)}."
         return Decision(after, "changed", warning=warning)
 
@@ -204,51 +206,51 @@ class Toggles:
         counts: InFlight | None = None,
         resume_at: datetime | None = None,
     ) -> Decision:
-        self._record(
-            connection,
+        event = _event(
             caller,
             system,
             request,
             "refused",
+            store.moment(connection),
             counts=counts,
             mode=request.mode,
             code=refusal.code,
             resume_at=resume_at,
         )
+        store.append_event(connection, event)
         return Decision(system, "refused", refusal=refusal)
 
-    def _record(
-        self,
-        connection: Connection,
-        caller: Caller,
-        system: System,
-        request: WorkerPauseRequest,
-        outcome: EventOutcome,
-        *,
-        counts: InFlight | None,
-        mode: PauseMode | None,
-        code: str | None = None,
-        resume_at: datetime | None = None,
-    ) -> None:
-        """One line in the audit log, at a time that is later than all before it."""
-        event = ControlEvent(
-            id=uuid7(),
-            control=CONTROL,
-            action=request.action,
-            outcome=outcome,
-            code=code,
-            mode=mode,
-            reason=request.reason,
-            actor_user_id=caller.user_id,
-            actor=caller.name,
-            version=system.version,
-            force_resume=bool(request.force_resume),
-            resume_at=resume_at,
-            running=None if counts is None else counts.running,
-            stale_running=None if counts is None else counts.stale,
-            created_at=system.updated_at if outcome == "changed" else store.moment(connection),
-        )
-        store.append_event(connection, event)
+
+def _event(
+    caller: Caller,
+    system: System,
+    request: WorkerPauseRequest,
+    outcome: EventOutcome,
+    at: datetime,
+    *,
+    counts: InFlight | None,
+    mode: PauseMode | None,
+    code: str | None = None,
+    resume_at: datetime | None = None,
+) -> ControlEvent:
+    """A line for the audit log. `at`: a time that is later than all before it."""
+    return ControlEvent(
+        id=uuid7(),
+        control=CONTROL,
+        action=request.action,
+        outcome=outcome,
+        code=code,
+        mode=mode,
+        reason=request.reason,
+        actor_user_id=caller.user_id,
+        actor=caller.name,
+        version=system.version,
+        force_resume=bool(request.force_resume),
+        resume_at=resume_at,
+        running=None if counts is None else counts.running,
+        stale_running=None if counts is None else counts.stale,
+        created_at=at,
+    )
 
 
 def _resume_at(connection: Connection, request: WorkerPauseRequest) -> datetime | None:

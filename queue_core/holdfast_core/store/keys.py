@@ -1,9 +1,10 @@
 """Idempotency keys of toggles. (Those of jobs stand with the jobs.)"""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast_core.db.tables import idempotency_keys
 from holdfast_core.db.types import Now
@@ -28,10 +29,19 @@ _old = idempotency_keys.c.created_at <= Now(-KEPT_SECONDS, stable=True)
 # What is known under a key.
 _FIND = select(idempotency_keys).where(idempotency_keys.c.key == bindparam("wanted"), ~_old)
 
-# Make room for a key that is known no more.
-_FORGET = delete(idempotency_keys).where(idempotency_keys.c.key == bindparam("wanted"), _old)
 
-_KEEP = insert(idempotency_keys).values(created_at=Now())
+def _keep(insert_: Any) -> Any:
+    # In the place of one that is known no more.
+    statement = insert_(idempotency_keys).values(created_at=Now())
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[idempotency_keys.c.key],
+        set_={name: new[name] for name in ("body", "version", "warning", "created_at")},
+        where=_old,
+    )
+
+
+_KEEP: Final = {"postgresql": _keep(postgresql.insert), "sqlite": _keep(sqlite.insert)}
 
 # Keys that are known no more.
 _REMOVE_OLD = delete(idempotency_keys).where(_old)
@@ -45,9 +55,9 @@ def find_key(connection: Connection, key: str) -> Kept | None:
 
 def keep_key(connection: Connection, key: str, kept: Kept) -> None:
     """Remember what a request came to."""
-    connection.execute(_FORGET, {"wanted": key})
     connection.execute(
-        _KEEP, {"key": key, "body": kept.body, "version": kept.version, "warning": kept.warning}
+        _KEEP[connection.dialect.name],
+        {"key": key, "body": kept.body, "version": kept.version, "warning": kept.warning},
     )
 
 

@@ -7,11 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import BigInteger, Connection, and_, cast, func, literal, select, text
 
+from holdfast_core.db.prepared import run
 from holdfast_core.db.tables import is_ready, jobs, pause_state, status_is
 from holdfast_core.db.types import Now, columns
-from holdfast_core.schemas import System
+from holdfast_core.schemas import System, WorkerCounts
 from holdfast_core.states import JobPhase, JobStatus
 from holdfast_core.store.pause import system_from
+from holdfast_core.store.workers import FLEET_COUNTS, unacknowledged
 
 __all__ = [
     "Backlog",
@@ -20,11 +22,14 @@ __all__ = [
     "backlog",
     "database_time",
     "in_flight",
+    "look",
     "stale_jobs",
     "system_and_in_flight",
     "violations",
 ]
 
+#: From when on after a change the workers that have not seen it are named.
+UNACKNOWLEDGED_AFTER_SECONDS: Final = 15.0
 #: How many stale jobs are named at a time.
 STALE_NAMED: Final = 100
 
@@ -81,6 +86,11 @@ _IN_FLIGHT = select(_counts)
 
 # The pause and what runs now, from one snapshot because it is one statement.
 _SYSTEM_AND_IN_FLIGHT = select(pause_state, _counts).select_from(pause_state.join(_counts, literal(True)))
+
+# The same with the workers, and what the database's clock says, for a snapshot.
+_LOOK = select(pause_state, _counts, FLEET_COUNTS, Now().label("now")).select_from(
+    pause_state.join(_counts, literal(True)).join(FLEET_COUNTS, literal(True))
+)
 
 # What waits, and since when: the ready ones, and the scheduled ones that are due or not. Each from the index
 # that holds just these.
@@ -146,6 +156,23 @@ def system_and_in_flight(connection: Connection) -> tuple[System, InFlight]:
     """The pause and the exact counts of what runs, from one snapshot."""
     row = connection.execute(_SYSTEM_AND_IN_FLIGHT).one()
     return system_from(row), _in_flight_from(row)
+
+
+def look(connection: Connection) -> tuple[System, InFlight, WorkerCounts]:
+    """The pause, the exact counts of what runs, and the workers. Those that have not seen the latest change are named
+    once they have had some time."""
+    (row,) = run(connection, _LOOK)
+    system = system_from(row)
+    named: list[str] = []
+    if row["acknowledged"] < row["connected"]:
+        since = (row["now"] - system.updated_at).total_seconds()
+        named = unacknowledged(connection, system.version) if since >= UNACKNOWLEDGED_AFTER_SECONDS else []
+    in_flight = InFlight(row["running"], row["parked"], row["stale"])
+    return (
+        system,
+        in_flight,
+        WorkerCounts(connected=row["connected"], acknowledged=row["acknowledged"], unacknowledged=named),
+    )
 
 
 def backlog(connection: Connection) -> Backlog:

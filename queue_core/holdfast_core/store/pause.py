@@ -9,11 +9,13 @@ from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal_c
 from holdfast_core.db.prepared import Stored, run
 from holdfast_core.db.tables import control_events, pause_state
 from holdfast_core.db.types import UTC_TIME, Now, columns
+from holdfast_core.gate import close_door
 from holdfast_core.schemas import ControlEvent, HistoryQuery, System
 
 __all__ = [
     "append_event",
     "changes_between",
+    "close",
     "events_after",
     "history",
     "latest_events",
@@ -24,7 +26,7 @@ __all__ = [
     "newest_event",
     "read_system",
     "system_from",
-    "write_system",
+    "write_change",
 ]
 
 LATEST: Final = 5
@@ -108,14 +110,24 @@ def limit_passed(connection: Connection) -> bool:
 
 def moment(connection: Connection) -> datetime:
     """A time for the next event: the database's now, and later than every event before."""
-    row = connection.execute(_MOMENT).one()
+    return _later_than_all(connection.execute(_MOMENT).one())
+
+
+def close(connection: Connection) -> tuple[str, datetime]:
+    """Close the door (`holdfast_core.gate`): what it gave, and a moment behind it. Raises PauseNotConfirmed."""
+    row = close_door(connection, _MOMENT)
+    return row.door, _later_than_all(row)
+
+
+def _later_than_all(row: Row[Any]) -> datetime:
     now: datetime = row.now
     last: datetime | None = row.last
     return now if last is None else max(now, last + timedelta(microseconds=1))
 
 
-def write_system(connection: Connection, system: System, *, door: str | None) -> None:
-    """Put `system` in place of what was. `door` is what `close_door` gave, None to keep what is there."""
+def write_change(connection: Connection, system: System, event: ControlEvent, *, door: str | None) -> None:
+    """Put `system` in place of what was, with the line in the audit log that tells of it. `door` is what `close` gave,
+    None to keep what is there."""
     values: dict[str, Any] = {
         "paused": system.workers_paused,
         "mode": system.mode,
@@ -129,7 +141,12 @@ def write_system(connection: Connection, system: System, *, door: str | None) ->
     }
     if door is not None:
         values["door"] = door
-    connection.execute(_WRITE.values(values))
+    write, append = _WRITE.values(values), insert(control_events).values(event.model_dump(by_alias=False))
+    if connection.dialect.name == "sqlite":
+        connection.execute(write)
+        connection.execute(append)
+    else:  # in one round trip: claims wait meanwhile
+        connection.execute(append.add_cte(write.cte("written")))
 
 
 def append_event(connection: Connection, event: ControlEvent) -> None:

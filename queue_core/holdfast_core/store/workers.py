@@ -2,27 +2,25 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Boolean, Connection, Float, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from holdfast_core.db.tables import jobs, status_is, workers
+from holdfast_core.db.tables import jobs, pause_state, status_is, workers
 from holdfast_core.db.types import Now
-from holdfast_core.schemas import Transport, WorkerCounts, WorkerView
+from holdfast_core.schemas import Transport, WorkerView
 from holdfast_core.states import JobPhase, JobStatus, WorkerState
 
-__all__ = ["Described", "Seen", "counts", "fleet", "write_presence"]
+__all__ = ["FLEET_COUNTS", "Described", "Seen", "fleet", "unacknowledged", "write_presence"]
 
 #: A worker is connected if it was seen within this, or within three of its own intervals.
 CONNECTED_SECONDS: Final = 30.0
 CONNECTED_INTERVALS: Final = 3.0
 #: A worker that is not connected and was not seen for this long is gone, rather than missing.
 GONE_SECONDS: Final = 600.0
-#: From when on after a change the workers that have not seen it are named, and how many of them.
-UNACKNOWLEDGED_AFTER_SECONDS: Final = 15.0
+#: Workers that are named which have not seen the latest change.
 UNACKNOWLEDGED_NAMED: Final = 20
 #: Workers that the fleet view shows at most, those seen last first.
 FLEET_SHOWN: Final = 10_000
@@ -64,10 +62,17 @@ _patience = case(
 _connected = workers.c.last_seen_at > Now(-_patience, stable=True)
 _acknowledged = workers.c.observed_version >= bindparam("version")
 
-# How many workers are connected, and how many of them have reported the version.
-_COUNTS = select(
-    func.count().label("connected"), func.count().filter(_acknowledged).label("acknowledged")
-).where(_connected)
+# How many workers are connected, and how many of them have reported the pause's version.
+FLEET_COUNTS = (
+    select(
+        func.count().label("connected"),
+        func.count()
+        .filter(workers.c.observed_version >= select(pause_state.c.version).scalar_subquery())
+        .label("acknowledged"),
+    )
+    .where(_connected)
+    .subquery("fleet")
+)
 
 # Connected workers that have not reported the version, by id.
 _UNACKNOWLEDGED = (
@@ -164,16 +169,9 @@ def _described(described: Described) -> dict[str, Any]:
     }
 
 
-def counts(connection: Connection, version: int, *, changed_at: datetime) -> WorkerCounts:
-    """How many workers are connected and have reported `version`; the others by name, once some time has
-    passed since the change."""
-    row = connection.execute(_COUNTS, {"version": version}).one()
-    named: list[str] = []
-    if row.acknowledged < row.connected:
-        now: datetime = connection.execute(select(Now())).scalar_one()
-        if (now - changed_at).total_seconds() >= UNACKNOWLEDGED_AFTER_SECONDS:
-            named = list(connection.execute(_UNACKNOWLEDGED, {"version": version}).scalars())
-    return WorkerCounts(connected=row.connected, acknowledged=row.acknowledged, unacknowledged=named)
+def unacknowledged(connection: Connection, version: int) -> list[str]:
+    """Connected workers that have not reported this version, by id; some of them, if they are many."""
+    return list(connection.execute(_UNACKNOWLEDGED, {"version": version}).scalars())
 
 
 def fleet(connection: Connection) -> list[WorkerView]:

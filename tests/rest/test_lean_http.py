@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from anyio.lowlevel import checkpoint
 
-from holdfast_server.commands.joined_writes import _Joining
+from holdfast_server.commands.lean_http import _Joining
 
 pytestmark = pytest.mark.anyio
 

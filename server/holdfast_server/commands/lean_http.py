@@ -1,0 +1,136 @@
+"""uvicorn's HTTP protocol, with less done for each answer.
+
+The head of an answer and its body are sent by one call of the system.
+uvicorn writes them one after the other, and uvloop sends each write at once: two calls of the system and two packets
+for every answer, the dearest thing that is done for one. So the first write is kept until the second comes, or until
+the event loop's turn ends: what is streamed waits for nothing.
+
+A request that the app can answer at once gets no task. While the system is paused that is every claim, and a task with
+its queues costs as much as all else that is done for one. So a small request is held until it is there as a whole,
+which it mostly is when its head has been read, and the app is asked; what it does not answer goes the usual way.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+__all__ = ["AtOnce", "LeanProtocol"]
+
+
+class _Joining(asyncio.Transport):
+    """A transport with what uvicorn's HTTP protocol asks of one."""
+
+    def __init__(self, transport: asyncio.Transport, call_soon: Callable[[Callable[[], None]], Any]) -> None:
+        super().__init__()
+        self.plain = transport
+        self._call_soon = call_soon
+        self._kept: bytes | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep it, or send it with what is kept."""
+        if self._kept is None:
+            self._kept = bytes(data)
+            self._call_soon(self._send_kept)
+        else:
+            self.plain.write(self._kept + data)
+            self._kept = None
+
+    def send(self, data: bytes) -> None:
+        """Send what is whole, behind what is kept."""
+        self._send_kept()
+        self.plain.write(data)
+
+    def _send_kept(self) -> None:
+        if self._kept is not None:
+            self.plain.write(self._kept)
+            self._kept = None
+
+    def close(self) -> None:
+        """Send what is kept, then close."""
+        self._send_kept()
+        self.plain.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or will be."""
+        return self.plain.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What is known of the connection."""
+        return self.plain.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        """Take in no more for now."""
+        self.plain.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take in more again."""
+        self.plain.resume_reading()
+
+
+#: Larger bodies are never held: uvicorn would stop reading before they are there.
+_SMALL: Final = 16_384
+_CLOSE: Final = b"connection: close\r\n"
+
+#: From the scope and the body; None where it cannot be answered at once.
+AtOnce = Callable[[Any, bytes], Response | None]
+
+
+class LeanProtocol(HttpToolsProtocol):
+    """uvicorn's, over a transport that joins writes, with what is answered at once. `at_once` is set by a subclass."""
+
+    at_once: AtOnce = staticmethod(lambda scope, body: None)
+    _held: tuple[RequestResponseCycle, Any] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Joining(transport, self.loop.call_soon))
+
+    def handle_websocket_upgrade(self) -> None:
+        assert isinstance(self.transport, _Joining)
+        self.transport = self.transport.plain  # a frame is one write
+        super().handle_websocket_upgrade()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # One that has stood behind another is there as a whole already: it goes the usual way.
+        is_coming = cycle.more_body and not cycle.waiting_for_100_continue
+        if is_coming and _is_small(cycle.scope["headers"]):
+            self._held = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._held is None:
+            return
+        cycle, app = self._held
+        self._held = None
+        answer = None
+        if not (self.flow.write_paused or self.transport.is_closing()):
+            answer = self.at_once(cycle.scope, bytes(cycle.body))
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._send(cycle, answer)
+
+    def _send(self, cycle: RequestResponseCycle, answer: Response) -> None:
+        parts = [STATUS_LINE[answer.status_code]]
+        for name, value in (*cycle.default_headers, *answer.raw_headers):
+            parts += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            parts.append(_CLOSE)
+        parts += (b"\r\n", bytes(answer.body))
+        cycle.response_started = cycle.response_complete = True
+        assert isinstance(self.transport, _Joining)
+        self.transport.send(b"".join(parts))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def _is_small(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    for name, value in headers:
+        if name == b"content-length":
+            return len(value) <= 5 and int(value) <= _SMALL
+    return False
