@@ -39,7 +39,7 @@ _LOCK = select(pause_state).with_for_update()
 
 # The database's time, and the newest event's, so that the log's order is the order of its making even
 # where the clock was set back.
-_MOMENT = select(
+_MOMENT: Any = select(
     Now().label("now"), select(func.max(control_events.c.created_at)).scalar_subquery().label("last")
 )
 
@@ -119,7 +119,7 @@ def close(connection: Connection) -> tuple[str, datetime]:
     return row.door, _later_than_all(row)
 
 
-def _later_than_all(row: Row[Any]) -> datetime:
+def _later_than_all(row: Any) -> datetime:
     now: datetime = row.now
     last: datetime | None = row.last
     return now if last is None else max(now, last + timedelta(microseconds=1))

@@ -78,10 +78,14 @@ _CLOSE: Final = b"connection: close\r\n"
 AtOnce = Callable[[Any, bytes], Response | None]
 
 
+def _never(_scope: Any, _body: bytes) -> Response | None:
+    return None
+
+
 class LeanProtocol(HttpToolsProtocol):
     """uvicorn's, over a transport that joins writes, with what is answered at once. `at_once` is set by a subclass."""
 
-    at_once: AtOnce = staticmethod(lambda scope, body: None)
+    at_once: AtOnce = staticmethod(_never)
     _held: tuple[RequestResponseCycle, Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
