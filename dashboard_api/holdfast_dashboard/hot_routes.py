@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from holdfast_core.callers import Caller
 from holdfast_core.errors import GoingDown, HoldfastError, NotAuthenticated
 from holdfast_dashboard.authentication import HOT_KEY, Authentication, Pass
+from holdfast_dashboard.operations import AtOnce
 from holdfast_dashboard.problems import problem, refused_by_us, unexpected
 from holdfast_dashboard.requests import Json
 from holdfast_dashboard.security_headers import secured
@@ -61,7 +61,7 @@ class Application(FastAPI):
 
     hot_routes = HotRoutes({})
     #: What answers some of their requests without waiting for anything, by the path.
-    answers_at_once: Mapping[str, Callable[[Caller, bytes], Response | None]] = {}
+    answers_at_once: Mapping[str, AtOnce] = {}
     _authentication: Authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,15 +79,15 @@ class Application(FastAPI):
     def at_once(self, scope: Scope, body: bytes) -> Response | None:
         """The answer to a request that needs to wait for nothing: a claim that meets a pause, by the short way. None:
         it has to be called as usual, also to be refused. For a server that can do without a task then."""
-        call = self.answers_at_once.get(scope["path"]) if scope["method"] == "POST" else None
-        if call is None or self.middleware_stack is None:
+        found = self.answers_at_once.get(scope["path"]) if scope["method"] == "POST" else None
+        if found is None or self.middleware_stack is None or not found.is_ready():
             return None
         known = self._authentication.passed(scope)
         if known is None:
             return None
         try:
             with self._authentication.admitted(known, scope):
-                return call(known.caller, body)
+                return found.answer(known.caller, body)
         except HoldfastError:
             return None
 

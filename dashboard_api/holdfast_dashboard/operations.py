@@ -1,6 +1,7 @@
 """A table of operations: each says what it takes and answers, so that OpenAPI is made of what is so."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -18,7 +19,7 @@ from holdfast_core.schemas import Request as RequestModel
 from holdfast_dashboard.authentication import caller_of
 from holdfast_dashboard.problems import PROBLEM_JSON
 
-__all__ = ["ALWAYS", "Operations", "ref"]
+__all__ = ["ALWAYS", "AtOnce", "Operations", "ref"]
 
 #: What any route may answer, whatever it does.
 ALWAYS: tuple[type[HoldfastError], ...] = (
@@ -46,6 +47,16 @@ _KEY_HEADER: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class AtOnce:
+    """Answers requests without waiting for anything, at times."""
+
+    #: Whether it may do so now.
+    is_ready: Callable[[], bool]
+    #: The answer to this caller's body; None where it has to be asked for as usual. Raises HoldfastError likewise.
+    answer: Callable[[Caller, bytes], Response | None]
+
+
 class Operations:
     """Routes of one part of the API, and the models that they speak."""
 
@@ -55,8 +66,8 @@ class Operations:
         self.answers: set[type[BaseModel]] = set()
         #: The functions that are also answered in front of the framework, by their paths.
         self.hot: dict[str, Callable[..., Awaitable[Response]]] = {}
-        #: What answers some of their requests without waiting for anything: from the caller and the body, or None.
-        self.at_once: dict[str, Callable[[Caller, bytes], Response | None]] = {}
+        #: What answers some of their requests without waiting for anything.
+        self.at_once: dict[str, AtOnce] = {}
 
     def add(
         self,

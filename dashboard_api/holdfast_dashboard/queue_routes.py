@@ -30,7 +30,7 @@ from holdfast_core.schemas import (
     parse_request,
 )
 from holdfast_dashboard.context import Context
-from holdfast_dashboard.operations import Operations
+from holdfast_dashboard.operations import AtOnce, Operations
 from holdfast_dashboard.paused_answer import PausedAnswer
 from holdfast_dashboard.requests import (
     answer,
@@ -201,7 +201,9 @@ def _claims(operations: Operations, context: Context) -> None:
         claimed = context.services.claims.claim_at_once(caller, body)
         return None if claimed is None else answer(paused.body(claimed), ignored)
 
-    operations.at_once["/api/queue/jobs/claim"] = claim_at_once
+    operations.at_once["/api/queue/jobs/claim"] = AtOnce(
+        lambda: context.services.claims.is_paused, claim_at_once
+    )
 
     @operations.add(
         "POST",

@@ -91,6 +91,11 @@ class ClaimService:
         self._answered(request.worker_id, answer)
         return answer
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether claims are answered from memory just now."""
+        return self._cache.paused() is not None
+
     def claim_at_once(
         self, caller: Caller, request: ClaimRequest, *, transport: Transport = "rest"
     ) -> ClaimAnswer | None:
