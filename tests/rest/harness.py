@@ -21,6 +21,7 @@ from holdfast_core.db.tables import metadata
 from holdfast_core.services import Services
 from holdfast_core.settings import load_settings
 from holdfast_dashboard.app import create_app
+from holdfast_server.commands.lean_http import lean_protocol
 from holdfast_server.commands.web import SessionProtocol
 from holdfast_server.mcp import build_mcp_server, create_mcp_endpoint
 from support.stores import core
@@ -352,6 +353,7 @@ async def open_socket(url: str, **settings: Any) -> AsyncGenerator[Socket]:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            http=lean_protocol(app),
             ws=SessionProtocol,
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=1,

@@ -119,6 +119,15 @@ async def test_each_version_of_the_pause_has_its_own_answer(database_url: str) -
         assert [counts[f"claims_{what}"] for what in ("paused", "empty", "granted")] == [7, 1, 1]
 
 
+async def let_through(api: Socket, paused: bool) -> None:
+    """Requests as ours are let through once, so that the next may be answered at once while paused."""
+    if paused:
+        await api.pause()
+    async with raw(api) as (stream, reader):
+        await stream.send(whole(CLAIM, BODY))
+        assert (await answered(reader))[0] == 200
+
+
 @asynccontextmanager
 async def raw(api: Socket) -> AsyncGenerator[tuple[anyio.abc.SocketStream, BufferedByteReceiveStream]]:
     with anyio.fail_after(PATIENCE):
@@ -146,9 +155,11 @@ def whole(path: str, body: Any) -> bytes:
     return head(path, f"Content-Length: {len(content)}") + content
 
 
-async def test_a_body_may_come_in_many_parts(sqlite_url: str) -> None:
+@pytest.mark.parametrize("paused", [True, False])
+async def test_a_body_may_come_in_many_parts(sqlite_url: str, paused: bool) -> None:
     content = json.dumps({**BODY, "workerCapabilities": ["c" * 100] * 20}).encode()
     async with open_socket(sqlite_url) as api, raw(api) as (stream, reader):
+        await let_through(api, paused)
         await stream.send(head(CLAIM, f"Content-Length: {len(content)}"))
         for start in range(0, len(content), 100):
             await stream.send(content[start : start + 100])
@@ -163,10 +174,12 @@ async def test_a_body_may_come_in_many_parts(sqlite_url: str) -> None:
         assert (await answered(reader))[0] == 200
 
 
+@pytest.mark.parametrize("paused", [True, False])
 async def test_requests_on_one_connection_are_answered_in_turn_also_when_sent_at_once(
-    sqlite_url: str,
+    sqlite_url: str, paused: bool
 ) -> None:
     async with open_socket(sqlite_url) as api, raw(api) as (stream, reader):
+        await let_through(api, paused)
         await stream.send(
             whole(CLAIM, BODY)
             + whole(CLAIM, {"workerId": "w-1"})
@@ -281,3 +294,38 @@ async def test_the_short_way_has_the_same_limit(sqlite_url: str) -> None:
         assert answers[-1].status_code == 429
         assert int(answers[-1].headers["retry-after"]) >= 1
         assert answers[-1].headers["x-content-type-options"] == "nosniff"
+
+
+async def test_while_paused_a_claim_is_answered_without_the_framework(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_socket(sqlite_url) as api:
+        await let_through(api, paused=True)
+        monkeypatch.setattr(type(api.app), "__call__", None)
+        async with raw(api) as (stream, reader):
+            for _ in range(3):
+                await stream.send(whole(CLAIM, BODY))
+                _, headers, body = await answered(reader)
+                assert body["system"]["workersPaused"]
+                assert headers["content-security-policy"].startswith("default-src 'none'")
+                assert "date" in headers
+
+
+async def test_while_paused_old_and_careful_clients_are_answered_too(sqlite_url: str) -> None:
+    content = json.dumps(BODY).encode()
+    async with open_socket(sqlite_url) as api:
+        await let_through(api, paused=True)
+        for more in ("Connection: close", ""):
+            version = "1.1" if more else "1.0"
+            async with raw(api) as (stream, reader):
+                lines = head(CLAIM, f"Content-Length: {len(content)}" + (f"\r\n{more}" if more else ""))
+                await stream.send(lines.replace(b"HTTP/1.1", f"HTTP/{version}".encode()) + content)
+                status, headers, body = await answered(reader)
+                assert (status, headers["connection"], body["job"]) == (200, "close", None)
+                with pytest.raises(anyio.EndOfStream):
+                    await stream.receive()
+        async with raw(api) as (stream, reader):
+            await stream.send(head(CLAIM, f"Content-Length: {len(content)}\r\nExpect: 100-continue"))
+            assert (await reader.receive_until(b"\r\n\r\n", 1_000)).startswith(b"HTTP/1.1 100 ")
+            await stream.send(content)
+            assert (await answered(reader))[0] == 200

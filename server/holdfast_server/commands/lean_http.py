@@ -17,7 +17,7 @@ from typing import Any, Final
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-__all__ = ["AtOnce", "LeanProtocol"]
+__all__ = ["lean_protocol"]
 
 
 class _Joining(asyncio.Transport):
@@ -82,10 +82,19 @@ def _never(_scope: Any, _body: bytes) -> Response | None:
     return None
 
 
-class LeanProtocol(HttpToolsProtocol):
-    """uvicorn's, over a transport that joins writes, with what is answered at once. `at_once` is set by a subclass."""
+def lean_protocol(app: object) -> type[HttpToolsProtocol]:
+    """The protocol for an app, which is asked for answers at once where it has some (`at_once`)."""
 
-    at_once: AtOnce = staticmethod(_never)
+    class Protocol(_LeanProtocol):
+        at_once: AtOnce = getattr(app, "at_once", _never)
+
+    return Protocol
+
+
+class _LeanProtocol(HttpToolsProtocol):
+    """uvicorn's, over a transport that joins writes, with what is answered at once."""
+
+    at_once: AtOnce
     _held: tuple[RequestResponseCycle, Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -28,7 +28,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from holdfast_core.errors import GoingDown
 from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
-from holdfast_server.commands.lean_http import AtOnce, LeanProtocol
+from holdfast_server.commands.lean_http import lean_protocol
 
 __all__ = ["GRACEFUL_SECONDS", "KEEP_ALIVE_SECONDS", "SessionProtocol", "run_server"]
 
@@ -54,9 +54,6 @@ def run_server(
     Raises what the app's lifespan raised, at its start or at its end.
     """
 
-    class _Protocol(LeanProtocol):
-        at_once: AtOnce = getattr(app, "at_once", LeanProtocol.at_once)
-
     lifespan = _Lifespan(app)
     config = uvicorn.Config(
         lifespan,
@@ -66,7 +63,7 @@ def run_server(
         server_header=False,
         proxy_headers=False,
         workers=1,
-        http=_Protocol,
+        http=lean_protocol(app),
         ws=SessionProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_ping_interval=WS_PING_SECONDS,
