@@ -177,6 +177,7 @@ async def run_services(
             presence.run,
             sweeper.run,
             upkeep.run,
+            snapshots.run,
             services.pause.run_timer,
             services.history.run,
             services.sessions.beside.run_system,

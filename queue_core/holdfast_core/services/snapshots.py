@@ -1,12 +1,14 @@
 """The snapshot: pause, counts, workers and the newest events, as status, pause, resume and wait answer it."""
 
+from contextlib import suppress
 from typing import Final
 
-from anyio import Lock
+from anyio import Event, Lock, sleep
 from sqlalchemy import Connection
 
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
+from holdfast_core.errors import StoreUnavailable
 from holdfast_core.schemas import Audit, Metrics, Snapshot, System
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.states import PauseMode
@@ -21,6 +23,10 @@ __all__ = ["Snapshots", "is_parked", "is_safe"]
 BACKLOG_AGE_SECONDS: Final = 2.0
 #: Counting may take this part of the time: cheap counts are always fresh, dear ones are shared.
 BACKLOG_SHARE: Final = 0.02
+#: A count that takes longer is dear: while somebody asks it is made ahead, so that nobody waits for it.
+DEAR_SECONDS: Final = 0.005
+#: How long before a count is too old the next one should be there.
+SPARE_SECONDS: Final = 0.1
 
 
 def is_parked(system: System, in_flight: InFlight) -> bool:
@@ -44,6 +50,7 @@ class Snapshots:
         self._counted_at = float("-inf")
         self._cost = 0.0
         self._counting = Lock()
+        self._asked = Event()
         self._recent: Snapshot | None = None
         self._taken_at = float("-inf")
         self._taking = Lock()
@@ -93,12 +100,37 @@ class Snapshots:
                 self._taken_at = asked_at  # only now: of a look that failed nothing is kept
             return self._recent
 
+    async def run(self) -> None:
+        """Count ahead, for good: after each look at a dear count once, shortly before that one is too old."""
+        while True:
+            await self._asked.wait()
+            self._asked = Event()
+            most, last = self._most_age(), self._counted_at
+            begin = max(most / 2, most - 2 * self._cost - SPARE_SECONDS)
+            await sleep(max(0.0, begin - self._age()))
+            async with self._counting:
+                if self._counted_at == last:  # else somebody who found it too old was here first
+                    with suppress(StoreUnavailable):  # who asks is told
+                        await self._count()
+
     async def _fresh_backlog(self) -> Backlog:
-        async with self._counting:  # who comes while somebody counts gets that count
-            now = self._clock.monotonic()
-            age = now - self._counted_at
-            if self._backlog is None or age > min(BACKLOG_AGE_SECONDS, self._cost / BACKLOG_SHARE):
-                self._backlog = await self._database.read(metrics.backlog)
-                self._counted_at = self._clock.monotonic()
-                self._cost = self._counted_at - now
-            return self._backlog
+        if self._backlog is None or self._age() > self._most_age():
+            async with self._counting:  # who comes while somebody counts gets that count
+                if self._backlog is None or self._age() > self._most_age():
+                    await self._count()
+        assert self._backlog is not None
+        if self._cost > DEAR_SECONDS:
+            self._asked.set()
+        return self._backlog
+
+    def _age(self) -> float:
+        return self._clock.monotonic() - self._counted_at
+
+    def _most_age(self) -> float:
+        return min(BACKLOG_AGE_SECONDS, self._cost / BACKLOG_SHARE)
+
+    async def _count(self) -> None:
+        begun_at = self._clock.monotonic()
+        self._backlog = await self._database.read(metrics.backlog)
+        self._counted_at = self._clock.monotonic()
+        self._cost = self._counted_at - begun_at
