@@ -33,7 +33,7 @@ from support.tokens import create_token_now
 
 CONNECTIONS = 64
 PARTS = 5
-MEBIBYTE = 1 << 20
+MEGABYTE = 1_000_000
 
 
 async def work(url: str, token: str, jobs: int) -> None:
@@ -65,11 +65,11 @@ async def measure(url: str, pid: int, tokens: dict[str, str], bench: str, jobs: 
     server = psutil.Process(pid)
     async with Sessions(url, tokens):
         connected = server.memory_info().rss
-        say(f"  {len(tokens):,} connected: {connected / MEBIBYTE:.0f} MiB")
+        say(f"  {len(tokens):,} connected: {connected / MEGABYTE:.0f} MB")
         for part in range(PARTS):
             await work(url, bench, jobs // PARTS)
             found.append(server.memory_info().rss)
-            say(f"  {jobs // PARTS * (part + 1):,} jobs done: {found[-1] / MEBIBYTE:.0f} MiB")
+            say(f"  {jobs // PARTS * (part + 1):,} jobs done: {found[-1] / MEGABYTE:.0f} MB")
     return connected, found
 
 
@@ -89,9 +89,9 @@ def run(options: Options, databases: Databases) -> Section:
         bench = create_token_now(url, workerId="bench").token
         asyncio.run(fill(url, "noop", jobs + 1_000))
         connected, found = asyncio.run(measure(server.url, server.process.pid, tokens, bench, jobs))
-    section.add([f"{count:,} connected, nothing done yet"], connected / MEBIBYTE, at_most(250, "MiB"))
-    section.add([f"after {jobs // PARTS:,} jobs"], found[0] / MEBIBYTE, at_most(250, "MiB"))
-    section.add([f"after {jobs:,} jobs"], found[-1] / MEBIBYTE, at_most(250, "MiB"))
+    section.add([f"{count:,} connected, nothing done yet"], connected / MEGABYTE, at_most(250, "MB"))
+    section.add([f"after {jobs // PARTS:,} jobs"], found[0] / MEGABYTE, at_most(250, "MB"))
+    section.add([f"after {jobs:,} jobs"], found[-1] / MEGABYTE, at_most(250, "MB"))
     section.add([f"flat: after all over after {jobs // PARTS:,}"], found[-1] / found[0], at_most(1.1))
     return section
 
