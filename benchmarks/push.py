@@ -179,7 +179,7 @@ async def measure(
 
 def run(options: Options, databases: Databases) -> Section:
     """Measure on both databases."""
-    count, pauses = options.of(1_000, 50), options.of(60, 3)
+    count, pauses = options.of(1_000, 50), options.of(40, 3)
     section = Section(
         "From a pause's answer to the last push session",
         f"{count:,} sessions on one server process, {pauses} pauses, each told to all. The figure is the p99, over the"
