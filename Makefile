@@ -46,7 +46,7 @@ format: .venv/.dev
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/.server
+bench: .venv/.server .bench/.peers
 	.venv/bin/python benchmarks/run.py $(ARGS)
 
 # The base distribution alone, not editable and run from elsewhere, so that nothing of the checkout helps it.
@@ -74,7 +74,7 @@ constraints:
 	rm -rf .venv-constraints
 
 clean:
-	rm -rf .clients .venv .venv-light .venv-constraints dist build
+	rm -rf .bench .clients .venv .venv-light .venv-constraints dist build
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -88,6 +88,13 @@ clean:
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) install -c constraints.txt -e '.[mcp,server,tray,dev]'
 	touch $@ .venv/.server
+
+# Other people's queues, which the benchmark compares with: in an environment of their own, at their newest versions.
+.bench/.peers: benchmarks/requirements.txt
+	$(call check_python)
+	$(PYTHON) -m venv --clear .bench/venv
+	.bench/venv/bin/python -m pip --disable-pip-version-check --quiet install -r benchmarks/requirements.txt
+	touch $@
 
 # Other people's clients, which tests/clients runs against us. Node itself came with .venv/.dev.
 .clients/.node: tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc | .venv/.dev

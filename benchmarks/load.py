@@ -1,10 +1,11 @@
 """The load: a process of its own that keeps N connections busy for a while and times each answer.
 
 Run as `python load.py`, with its orders as one JSON object on stdin:
-`{url, kind, connections, seconds, token?, jobs?: [[id, token], ...]}`. Prints one JSON object: `count` answers in
-`seconds`, `p50` and `p99` in milliseconds. An answer that is not what its kind must get ends the run with an error. The
-client is written by hand, since a library would cost more than the server that is measured; an answer that is the same
-as the one before it on its connection is not looked at again.
+`{url, kind, connections, seconds, token?, jobs?: [[id, token], ...], answers?}`, where `answers` are how many are
+enough. Prints one JSON object: `count` answers in `seconds`, `p50` and `p99` in milliseconds, and `jobs`, those that a
+`hold` has taken. An answer that is not what its kind must get ends the run with an error. The client is written by
+hand, since a library would cost more than the server that is measured; an answer that is the same as the one before it
+on its connection is not looked at again.
 """
 
 import asyncio
@@ -20,6 +21,9 @@ from urllib.parse import urlsplit
 
 #: Answers that one slice may collect, so that a run is bounded in count as well as in time.
 MAX_ANSWERS = 200_000
+
+#: What `hold` has taken.
+HELD: list[tuple[str, str]] = []
 
 CLAIM = {"workerId": "bench", "leaseSeconds": 3600}
 _META = "io.modelcontextprotocol"
@@ -90,9 +94,20 @@ def paused(_: list[Any]) -> Script:
 
 
 def either(_: list[Any]) -> Script:
-    """Claims while pauses come and go: a job exactly where the system is not paused, and never an empty queue."""
+    """Jobs while pauses come and go: claims get one exactly where the system is not paused, and never find the queue
+    empty; what one got is completed, or the running jobs would become more and more."""
+    claim = Request("/api/queue/jobs/claim", CLAIM, lambda answer: _got_job(answer) or _got_pause(answer))
     while True:
-        yield Request("/api/queue/jobs/claim", CLAIM, lambda answer: _got_job(answer) or _got_pause(answer))
+        if (job := (yield claim)["job"]) is not None:
+            yield _completing(job)
+
+
+def hold(_: list[Any]) -> Script:
+    """Claims whose jobs stay running: they are part of the answer."""
+    request = Request("/api/queue/jobs/claim", CLAIM, _got_job)
+    while True:
+        job = (yield request)["job"]
+        HELD.append((job["id"], job["leaseToken"]))
 
 
 def heartbeat(jobs: list[Any]) -> Script:
@@ -107,10 +122,13 @@ def heartbeat(jobs: list[Any]) -> Script:
 def whole(_: list[Any]) -> Script:
     """Whole jobs: a claim, then its complete."""
     while True:
-        job = (yield Request("/api/queue/jobs/claim", CLAIM, _got_job))["job"]
-        body = {"workerId": "bench", "leaseToken": job["leaseToken"]}
-        path = f"/api/queue/jobs/{job['id']}/complete"
-        yield Request(path, body, lambda answer: answer["status"] == "succeeded")
+        yield _completing((yield Request("/api/queue/jobs/claim", CLAIM, _got_job))["job"])
+
+
+def _completing(job: dict[str, Any]) -> Request:
+    body = {"workerId": "bench", "leaseToken": job["leaseToken"]}
+    path = f"/api/queue/jobs/{job['id']}/complete"
+    return Request(path, body, lambda answer: answer["status"] == "succeeded")
 
 
 def _mcp(holds: Callable[[dict[str, Any]], bool]) -> Script:
@@ -140,7 +158,7 @@ def mcp_paused(_: list[Any]) -> Script:
 
 KINDS: dict[str, Callable[[list[Any]], Script]] = {
     script.__name__: script
-    for script in (noop, claim, paused, either, heartbeat, whole, mcp_claim, mcp_paused)
+    for script in (noop, claim, paused, either, hold, heartbeat, whole, mcp_claim, mcp_paused)
 }
 
 
@@ -148,7 +166,7 @@ class Connection(asyncio.Protocol):
     """One connection: send, wait for the answer, check it, again. `done` tells of its end, or of what was wrong."""
 
     def __init__(
-        self, host: str, token: str | None, script: Script, until: float, times: list[float]
+        self, host: str, token: str | None, script: Script, until: float, times: list[float], most: int
     ) -> None:
         self.done = asyncio.get_running_loop().create_future()
         self._host = host
@@ -156,6 +174,7 @@ class Connection(asyncio.Protocol):
         self._script = script
         self._until = until
         self._times = times
+        self._most = most
         self._transport: asyncio.Transport
         self._request: Request | None = None
         self._sent = b""
@@ -187,7 +206,7 @@ class Connection(asyncio.Protocol):
         self._data = b""
         try:
             answer = self._checked(head, data[end + 4 :])
-            if now < self._until and len(self._times) < MAX_ANSWERS:
+            if now < self._until and len(self._times) < self._most:
                 self._send(self._script.send(answer))
             else:
                 self._end(None)
@@ -227,6 +246,7 @@ async def main(orders: dict[str, Any]) -> dict[str, Any]:
     times: list[float] = []
     size: int = orders["connections"]
     jobs: list[Any] = orders.get("jobs", [])
+    most: int = min(orders.get("answers", MAX_ANSWERS), MAX_ANSWERS)
     begun = time.perf_counter()
     until = begun + orders["seconds"]
     url = urlsplit(orders["url"])
@@ -234,7 +254,7 @@ async def main(orders: dict[str, Any]) -> dict[str, Any]:
     connections: list[Connection] = []
     for number in range(size):
         script = KINDS[orders["kind"]](jobs[number::size])
-        one = Connection(url.netloc, orders.get("token"), script, until, times)
+        one = Connection(url.netloc, orders.get("token"), script, until, times, most)
         connections.append(one)
         await loop.create_connection(lambda one=one: one, url.hostname, url.port)
     await asyncio.gather(*(one.done for one in connections))
@@ -245,6 +265,7 @@ async def main(orders: dict[str, Any]) -> dict[str, Any]:
         "seconds": took,
         "p50": statistics.median(times) * 1000,
         "p99": times[int(len(times) * 0.99)] * 1000,
+        "jobs": HELD,
     }
 
 

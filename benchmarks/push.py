@@ -1,45 +1,56 @@
-"""How fast push sessions hear of a pause, and say so: from the pause's answer to each session's acknowledgement.
+"""How soon the last of many push sessions knows of a pause, counted from the pause's answer.
 
-    python benchmarks/push.py [--sessions 100] [--processes 4] [--servers 1] [--pauses 20] [--store sqlite|postgresql]
+    python benchmarks/push.py [--quick]
 
-Starts a server (with `--servers` processes on one port) and worker processes that share the sessions. At each change
-every session reports the new version by a heartbeat and waits for its acknowledgement. Prints p50, p99 and the worst
-of all acknowledgements, in milliseconds, counted from the pause's answer (one that was there before counts as 0; the
-bar is 250 for p99) and from its request.
+One server with 1,000 sessions of worker processes that share them. At each change every session notes when it heard
+of it, reports the new version by a heartbeat, and waits for its acknowledgement; the next change comes once all have.
+One that heard before the pause was answered counts as 0.
 """
 
-import argparse
 import asyncio
 import json
+import random
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx2
+from common import (
+    Databases,
+    Options,
+    Section,
+    at_most,
+    main,
+    median,
+    migrated,
+    percentile,
+    say,
+    serving,
+    worker_tokens,
+)
 from websockets.asyncio.client import connect
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-
-from support.postgres import Template, open_cluster  # noqa: E402 (the tests' own cluster)
-from support.push import SUBPROTOCOL, push_url  # noqa: E402
-from support.servers import start_server  # noqa: E402
+from support.push import SUBPROTOCOL, push_url
+from support.tokens import bearer, create_token_now
 
 #: The longest that anything at all is waited for.
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
+#: Processes that share the sessions.
+PROCESSES: Final = 4
+BAR_MS: Final = 500
 
 
-async def session(url: str, name: str) -> None:
-    """One worker: prints when it is welcome, and when each version was acknowledged (on the clock that all share)."""
+async def session(url: str, name: str, token: str | None) -> None:
+    """One worker: prints when it is welcome, when it heard of each version, and when that was acknowledged (on the
+    clock that all processes share)."""
     async with connect(
         push_url(url, name),
         subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
         compression=None,
+        open_timeout=PATIENCE,
         proxy=None,
+        additional_headers=None if token is None else bearer(token),
     ) as connection:
         await connection.send(
             json.dumps({"type": "hello", "leaseSeconds": 60, "capabilities": {}, "observedVersion": 1})
@@ -50,135 +61,169 @@ async def session(url: str, name: str) -> None:
             if frame["type"] == "welcome":
                 print(json.dumps({"welcome": name}), flush=True)
             elif frame["type"] == "heartbeatAck":
-                print(json.dumps({"version": frame["system"]["version"], "at": at}), flush=True)
+                print(json.dumps({"acknowledged": frame["system"]["version"], "at": at}), flush=True)
             elif frame["type"] == "system":
                 version = frame["system"]["version"]
+                print(json.dumps({"heard": version, "at": at}), flush=True)
                 await connection.send(
                     json.dumps({"type": "heartbeat", "observedVersion": version, "jobs": []})
                 )
 
 
-async def child(url: str, names: list[str]) -> None:
-    """The sessions of one process, until it is ended."""
-    await asyncio.gather(*(session(url, name) for name in names))
+async def child(url: str, sessions: list[tuple[str, str]]) -> None:
+    """The sessions of one process, until it is ended. They open one after the other."""
+    async with asyncio.TaskGroup() as tasks:
+        for name, token in sessions:
+            tasks.create_task(session(url, name, token))
+            await asyncio.sleep(0.002)
 
 
-class Children:
+class Sessions:
     """The worker processes, and what they say."""
 
-    def __init__(self, url: str, sessions: int, processes: int) -> None:
+    def __init__(self, url: str, tokens: dict[str, str]) -> None:
         self._lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._url = url
-        self._shares = [[f"w-{n}" for n in range(sessions) if n % processes == p] for p in range(processes)]
+        self._all = list(tokens.items())
         self._processes: list[asyncio.subprocess.Process] = []
         self._readers: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        for names in self._shares:
+    async def __aenter__(self) -> Self:
+        for number in range(PROCESSES):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, __file__, "--child", self._url, *names, stdout=subprocess.PIPE
+                sys.executable, __file__, "--child", stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             self._processes.append(process)
             self._readers.append(asyncio.create_task(self._read(process)))
+            assert process.stdin is not None
+            process.stdin.write(json.dumps([self._url, self._all[number::PROCESSES]]).encode())
+            process.stdin.write_eof()
+        for _ in self._all:
+            assert "welcome" in await self.said()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+        for reader in self._readers:
+            await reader
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             self._lines.put_nowait(json.loads(line))
+        self._lines.put_nowait({"ended": process.pid})
 
     async def said(self) -> dict[str, Any]:
         """The next thing that any of them says."""
-        return await asyncio.wait_for(self._lines.get(), PATIENCE)
-
-    async def stop(self) -> None:
-        for process in self._processes:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-        for reader in self._readers:
-            await reader
+        said = await asyncio.wait_for(self._lines.get(), PATIENCE)
+        if "ended" in said:
+            raise SystemExit("a session has ended")
+        return said
 
 
-async def measure(url: str, options: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Seconds to each acknowledgement: from each pause's answer, and from its request."""
-    children = Children(url, options.sessions, options.processes)
-    since_answer: list[float] = []
-    since_request: list[float] = []
-    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE) as http:
-
-        async def toggle(action: str) -> tuple[float, float, int]:
-            mode = {"mode": "quiesce"} if action == "pause" else {}
-            body = {"action": action, "reason": "a benchmark", **mode}
+def operate(url: str, token: str) -> None:
+    """An operator, in a process with nothing else to do, so that it sees the answer when it comes: toggles at each line
+    on stdin, and prints the version, and when it was asked for and answered."""
+    with httpx2.Client(base_url=url, timeout=PATIENCE, headers=bearer(token)) as http:
+        for line in sys.stdin:
+            action = line.strip()
             asked = time.monotonic()
-            answer = await http.post("/api/system/worker-pause", json=body)
+            mode = {"mode": "quiesce"} if action == "pause" else {}
+            answer = http.post(
+                "/api/system/worker-pause", json={"action": action, "reason": "benchmark", **mode}
+            )
             answered = time.monotonic()
-            answer.raise_for_status()
-            return asked, answered, answer.json()["system"]["version"]
+            version = answer.raise_for_status().json()["system"]["version"]
+            print(json.dumps({"version": version, "asked": asked, "answered": answered}), flush=True)
 
-        try:
-            await children.start()
-            for _welcome in range(options.sessions):
-                assert "welcome" in await children.said()
-            for _pause in range(options.pauses):
+
+async def measure(
+    url: str, tokens: dict[str, str], operator: str, pauses: int
+) -> list[tuple[float, float, float, float]]:
+    """Milliseconds of each pause: from its answer until the last session knew, and until the last acknowledgement; from
+    its request until the answer, and until the last session knew."""
+    found: list[tuple[float, float, float, float]] = []
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--operator", url, operator),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with Sessions(url, tokens) as sessions:
+            for _ in range(pauses):
                 for action in ("pause", "resume"):
-                    await asyncio.sleep(0.1)
-                    asked, answered, version = await toggle(action)
-                    for _session in range(options.sessions):
-                        said = await children.said()
-                        assert said["version"] == version, said
-                        if action == "pause":
-                            since_answer.append(max(0.0, said["at"] - answered))
-                            since_request.append(said["at"] - asked)
-        finally:
-            await children.stop()
-    return since_answer, since_request
+                    await asyncio.sleep(random.uniform(0.1, 0.3))
+                    process.stdin.write(f"{action}\n".encode())
+                    told = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
+                    times: dict[str, list[float]] = {"heard": [], "acknowledged": []}
+                    while min(len(times["heard"]), len(times["acknowledged"])) < len(tokens):
+                        said = await sessions.said()
+                        kind = "heard" if "heard" in said else "acknowledged"
+                        if said[kind] == told["version"]:
+                            times[kind].append(said["at"])
+                    if action == "pause":
+                        asked, answered = told["asked"], told["answered"]
+                        last, acknowledged = max(times["heard"]), max(times["acknowledged"])
+                        spans = (last - answered, acknowledged - answered, answered - asked, last - asked)
+                        found.append(tuple(max(0.0, span) * 1_000 for span in spans))  # type: ignore[arg-type]
+    finally:
+        process.kill()
+        await process.wait()
+    return found
 
 
-def report(store: str, found: tuple[list[float], list[float]], options: argparse.Namespace) -> None:
-    print(
-        f"{store}: {options.sessions} sessions in {options.processes} processes, {options.servers} server"
-        f" process{'es' * (options.servers > 1)}, {options.pauses} pauses"
+def run(options: Options, databases: Databases) -> Section:
+    """Measure on both databases."""
+    count, pauses = options.of(1_000, 50), options.of(40, 3)
+    section = Section(
+        "From a pause's answer to the last push session",
+        f"{count:,} sessions on one server process, {pauses} pauses, each told to all. The figure is the p99, over the"
+        " pauses, of the time until the last session has heard, 0 where all had before; the"
+        " acknowledgement is the server's, of the version that each session reports.",
+        [
+            "database",
+            "acknowledged after the answer, p99 ms",
+            "answered after the request, p50 ms",
+            "all know after the request, p50 ms",
+            "p99 ms",
+        ],
     )
-    for since, took in zip(("the answer", "the request"), found, strict=True):
-        took = sorted(took)  # noqa: PLW2901
-        p50, p99 = (took[min(len(took) - 1, int(len(took) * share))] * 1_000 for share in (0.5, 0.99))
-        print(
-            f"  acknowledged since {since}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, worst {took[-1] * 1_000:.1f} ms"
-        )
-
-
-def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        try:
-            asyncio.run(child(sys.argv[2], sys.argv[3:]))
-        except KeyboardInterrupt:
-            raise SystemExit(0) from None
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sessions", type=int, default=100)
-    parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--servers", type=int, default=1)
-    parser.add_argument("--pauses", type=int, default=20)
-    parser.add_argument("--store", choices=("sqlite", "postgresql"), action="append")
-    options = parser.parse_args()
-    options.sessions = max(1, min(options.sessions, 2_000))
-    options.processes = max(1, min(options.processes, options.sessions, 8))
-    options.pauses = max(1, min(options.pauses, 200))
-    for store in options.store or ["sqlite", "postgresql"]:
-        with ExitStack() as stack:
-            if store == "postgresql":
-                template = Template(stack.enter_context(open_cluster()))
-                template.create()
-                stack.callback(template.drop)
-                url = stack.enter_context(template.clone())
-            else:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-bench-"))
-                url = f"sqlite:///{folder}/holdfast.db"
-            server = stack.enter_context(start_server(url, "--workers", str(options.servers)))
-            report(store, asyncio.run(measure(server.url, options)), options)
+    with migrated(databases) as postgresql:
+        for name, url in (("PostgreSQL", postgresql), ("SQLite", databases.sqlite())):
+            with serving(url) as server:
+                operator = create_token_now(url, role="operator", user="bench").token
+                tokens = asyncio.run(worker_tokens(url, count))
+                say(f"  {name}: {count} sessions")
+                found = asyncio.run(measure(server.url, tokens, operator, pauses))
+            last, acknowledged, answered, since = ([one[part] for one in found] for part in range(4))
+            section.add(
+                [
+                    name,
+                    f"{percentile(acknowledged, 0.99):.0f}",
+                    f"{median(answered):.0f}",
+                    f"{median(since):.0f}",
+                    f"{percentile(since, 0.99):.0f}",
+                ],
+                percentile(last, 0.99),
+                at_most(BAR_MS, "ms"),
+            )
+            say(
+                f"  {name}: all know after the answer, p99 {percentile(last, 0.99):.0f} ms; after the request, p50"
+                f" {median(since):.0f} ms"
+            )
+    return section
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--child"]:
+        told = json.load(sys.stdin)
+        asyncio.run(child(told[0], told[1]))
+    elif sys.argv[1:2] == ["--operator"]:
+        operate(*sys.argv[2:])
+    else:
+        main(run, __doc__)

@@ -7,15 +7,16 @@ import argparse
 import json
 import os
 import platform
+import random
 import re
 import sqlite3
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,28 +24,50 @@ from pathlib import Path
 from typing import Any, Self
 
 import anyio
+import asyncpg
+import growth
 import httpx2
+import memory
+import pickup
+import push
+import startup
+import throughput
+from common import (
+    HERE,
+    PEERS,
+    SERVER,
+    Bar,
+    Databases,
+    Options,
+    Section,
+    at_least,
+    at_most,
+    cpu_seconds,
+    fill,
+    load,
+    logs_to_stderr,
+    migrated,
+    open_databases,
+    percentile,
+    say,
+    start_server,
+)
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+from support.core import lane_of
+from support.tokens import bearer, create_token_now
 
-from support.core import lane_of  # noqa: E402
-from support.postgres import Template, open_cluster  # noqa: E402 (the tests' own cluster)
-from support.servers import start_server  # noqa: E402
-from support.tokens import bearer, create_token_now  # noqa: E402
-
-#: Every request's token is checked. All come from one worker, so that what one may ask for is not bounded.
-SERVER = {
-    "HOLDFAST_AUTH_PROVIDER": "token",
-    "HOLDFAST_RATE_LIMIT_PER_SECOND": "0",
-    "HOLDFAST_MAX_CONNECTIONS_PER_CALLER": "0",
-}
-#: Connections of the rows that say so; all others have those of --connections.
+#: Connections of the load; of the rows that say so.
+CONNECTIONS = 64
 CROWD = 256
+#: Claimers while pauses are timed, pauses on each database, and how many at a time.
+CLAIMERS = 64
+PAUSES = 500
+PAUSES_AT_ONCE = 50
 #: Jobs that are queued for each second of a slice, and for each second of claims between pauses: more than are taken.
 FILLED_A_SECOND = 40_000
 FILLED_AT_ONCE = 10_000
-HEARTBEATING = 1_000
+HEARTBEATING = 10_000
+HEARTBEATING_QUICKLY = 200
 
 
 @dataclass(frozen=True)
@@ -68,6 +91,17 @@ KINDS = (
     Kind("MCP claim, running", "mcp_claim"),
     Kind("MCP claim, paused", "mcp_paused"),
 )
+
+
+#: By database and title; both are the issue's, for the usual size of a run.
+BARS: dict[tuple[str, str], Bar] = {
+    ("PostgreSQL", KINDS[0].title): at_least(1.0),
+    ("PostgreSQL", KINDS[1].title): at_least(1.7),
+    ("PostgreSQL", "REST claim, paused"): at_least(2.5),
+    ("SQLite", "REST claim, paused"): at_least(2.5),
+    ("PostgreSQL", "REST heartbeat"): at_least(1.0),
+    ("SQLite", "REST claim + complete (requests)"): at_least(0.8),
+}
 
 
 @dataclass
@@ -95,44 +129,14 @@ class Row:
     cpu: list[float] = field(default_factory=list)
 
 
-def say(text: str) -> None:
-    """Progress, for people."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far; nan where there is no /proc."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return float("nan")
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def load(orders: dict[str, Any]) -> dict[str, Any]:
-    """One slice of load from a second process. Raises where an answer was wrong."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / "load.py")],
-        input=json.dumps(orders),
-        capture_output=True,
-        text=True,
-        timeout=orders["seconds"] * 5 + 60,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"{orders['kind']} on {orders['url']} went wrong:\n{done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def slice_of(row: Row, url: str, pid: int, kind: Kind, store: Store, options: argparse.Namespace) -> float:
+def slice_of(row: Row, url: str, pid: int, kind: Kind, store: Store, options: Options) -> float:
     """Measure one slice into its row; its rate."""
     before = cpu_seconds(pid)
     found = load(
         {
             "url": url,
             "kind": kind.load,
-            "connections": kind.connections or options.connections,
+            "connections": kind.connections or CONNECTIONS,
             "seconds": options.seconds,
             "token": store.worker,
             "jobs": store.jobs,
@@ -155,8 +159,9 @@ class Operator:
     def toggle(self, action: str) -> tuple[float, dict[str, Any]]:
         """The milliseconds until the answer, and the answer."""
         body = {"action": action, "mode": "drain", "reason": "benchmark"}
+        key = {"Idempotency-Key": str(uuid.uuid4())}
         begun = time.perf_counter()
-        answer = self._client.post("/api/system/worker-pause", json=body)
+        answer = self._client.post("/api/system/worker-pause", json=body, headers=key)
         took = (time.perf_counter() - begun) * 1000
         return took, answer.raise_for_status().json()
 
@@ -178,13 +183,30 @@ def paused(store: Store) -> Generator[None]:
 
 def prepare(store: Store, seconds: float) -> None:
     """Queue enough jobs that no claim comes back empty, behind the server's back because it is quicker."""
-    anyio.run(_fill, store.url, int(FILLED_A_SECOND * seconds) // FILLED_AT_ONCE + 1)
-    if not store.jobs:
-        with httpx2.Client(base_url=store.addresses[0], timeout=30, headers=bearer(store.worker)) as client:
-            for _ in range(HEARTBEATING):
-                body = {"workerId": "bench", "leaseSeconds": 3600}
-                job = client.post("/api/queue/jobs/claim", json=body).raise_for_status().json()["job"]
-                store.jobs.append((job["id"], job["leaseToken"]))
+    count = int(FILLED_A_SECOND * seconds)
+    if store.name == "PostgreSQL":
+        anyio.run(_refill, store.url, count)
+    else:
+        anyio.run(_fill, store.url, count // FILLED_AT_ONCE + 1)
+
+
+def hold(store: Store, count: int) -> None:
+    """Let so many jobs run, for the heartbeats."""
+    prepare(store, (count + 2 * CONNECTIONS) / FILLED_A_SECOND)
+    orders = {"url": store.addresses[0], "kind": "hold", "connections": CONNECTIONS, "seconds": 60}
+    # The last answer on each connection is not kept.
+    store.jobs = load({**orders, "token": store.worker, "answers": count + CONNECTIONS})["jobs"][:count]
+    if len(store.jobs) < count:
+        raise SystemExit(f"only {len(store.jobs)} of {count} jobs could be claimed in time")
+
+
+async def _refill(url: str, count: int) -> None:
+    connection: Any = await asyncpg.connect(url)
+    try:
+        await connection.execute("DELETE FROM agent_jobs WHERE status = 'queued'")
+    finally:
+        await connection.close()
+    await fill(url, "bench", count)
 
 
 async def _fill(url: str, times: int) -> None:
@@ -227,14 +249,38 @@ async def _fill(url: str, times: int) -> None:
         await database.close()
 
 
-def pauses(store: Store, options: argparse.Namespace) -> list[float]:
+def pauses(store: Store, options: Options) -> list[float]:
     """How long a pause takes to be answered while claimers in processes of their own run against every server, in
     milliseconds. Checks afterwards that no job started between a pause and its resume, by the database's clock."""
-    share = max(1, options.claimers // len(store.addresses))
+    found: list[float] = []
+    spans: list[tuple[datetime, datetime]] = []
+    wanted = options.of(PAUSES, 10)
+    while len(found) < wanted:  # in parts, so that none of them needs too long a queue
+        some = min(PAUSES_AT_ONCE, wanted - len(found))
+        prepare(store, some / 20)
+        took, within = _pauses(store, some, options)
+        found += took
+        spans += within
+        say(f"  {len(found)} of {wanted} pauses on {store.name}: p99 {percentile(found, 0.99):.0f} ms")
+    late = anyio.run(_started_within, store.url, spans)
+    if late:
+        raise SystemExit(f"{late} jobs started between a pause and its resume")
+    return found
+
+
+def _pauses(
+    store: Store, count: int, options: Options
+) -> tuple[list[float], list[tuple[datetime, datetime]]]:
+    share = max(1, options.of(CLAIMERS, 16) // len(store.addresses))
     order = {"kind": "either", "connections": share, "seconds": 600, "token": store.worker}
     orders = [{"url": url, **order} for url in store.addresses]
     loads = [
-        subprocess.Popen([sys.executable, str(HERE / "load.py")], stdin=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(HERE / "load.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
         for _ in orders
     ]
     try:
@@ -247,23 +293,20 @@ def pauses(store: Store, options: argparse.Namespace) -> list[float]:
             time.sleep(1)  # until the claimers are under way
             found: list[float] = []
             spans: list[tuple[datetime, datetime]] = []
-            for number in range(options.pauses):
+            for number in range(count):
                 operator = operators[number % len(operators)]
                 took, answer = operator.toggle("pause")
                 found.append(took)
                 _, resumed = operator.toggle("resume")
                 spans.append((_updated(answer), _updated(resumed)))
-                time.sleep(0.1)  # so that the next pause meets claims in flight
+                time.sleep(random.uniform(0.05, 0.15))  # so that the next pause meets claims in flight
         if any(load_.poll() is not None for load_ in loads):
             raise SystemExit("a claimer got a wrong answer, or the queue ran dry")
     finally:
         for load_ in loads:
             load_.kill()
             load_.wait()
-    late = anyio.run(_started_within, store.url, spans)
-    if late:
-        raise SystemExit(f"{late} jobs started between a pause and its resume")
-    return sorted(found)
+    return found, spans
 
 
 def _updated(snapshot: dict[str, Any]) -> datetime:
@@ -289,21 +332,13 @@ async def _started_within(url: str, spans: list[tuple[datetime, datetime]]) -> i
 
 
 @contextmanager
-def stores(options: argparse.Namespace) -> Generator[list[Store]]:
-    """Both databases, each with its servers; PostgreSQL with two processes, SQLite with four on one file."""
+def stores(databases: Databases, processes: dict[str, int]) -> Generator[list[Store]]:
+    """Both databases, each with so many servers."""
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-bench-"))
-        wanted = [("SQLite", f"sqlite:///{folder}/holdfast.db", 4)]
-        if "postgresql" in options.only:
-            template = Template(stack.enter_context(open_cluster()))
-            template.create()
-            stack.callback(template.drop)
-            wanted.append(("PostgreSQL", template.url, 2))
+        urls = {"SQLite": databases.sqlite(), "PostgreSQL": stack.enter_context(migrated(databases))}
         found: list[Store] = []
-        for name, url, processes in wanted:
-            if name.casefold() not in options.only:
-                continue
-            servers = [stack.enter_context(start_server(url, **SERVER)) for _ in range(processes)]
+        for name, url in urls.items():
+            servers = [stack.enter_context(start_server(url, **SERVER)) for _ in range(processes[name])]
             found.append(
                 Store(
                     name,
@@ -331,13 +366,13 @@ def yardstick() -> Generator[tuple[str, int]]:
         process.communicate()
 
 
-def measure(options: argparse.Namespace) -> tuple[dict[tuple[str, Kind], Row], dict[str, list[float]]]:
-    """All rounds, then the pauses."""
+def rest(options: Options, databases: Databases) -> Section:
+    """Requests of each kind against the no-op."""
     rows: dict[tuple[str, Kind], Row] = defaultdict(Row)
-    waits: dict[str, list[float]] = {}
-    with yardstick() as (noop_url, noop_pid), stores(options) as found:
+    with yardstick() as (noop_url, noop_pid), stores(databases, {"SQLite": 1, "PostgreSQL": 1}) as found:
+        for store in found:
+            hold(store, options.of(HEARTBEATING, HEARTBEATING_QUICKLY))
         for number in range(options.rounds):
-            say(f"round {number + 1} of {options.rounds}")
             for store in found:
                 prepare(store, options.seconds)
                 bases = {
@@ -350,90 +385,111 @@ def measure(options: argparse.Namespace) -> tuple[dict[tuple[str, Kind], Row], d
                     with paused(store) if kind.load.endswith("paused") else nullcontext():
                         rate = slice_of(row, url, pid, kind, store, options)
                     row.ratios.append(rate / bases[kind.connections])
-                    say(f"  {store.name}: {kind.title}: {rate:,.0f}/s, {row.ratios[-1]:.2f}x")
+                    say(
+                        f"  round {number + 1}, {store.name}: {kind.title}: {rate:,.0f}/s, {row.ratios[-1]:.2f}x"
+                    )
+    section = Section(
+        "Requests",
+        f"{CONNECTIONS} connections unless a row says more, one server process. The figure is the ratio to the no-op of"
+        " the same round, which is sent the same requests over as many connections. Each request's token is checked."
+        f" Heartbeats are those of {options.of(HEARTBEATING, HEARTBEATING_QUICKLY):,} running jobs. CPU is the server"
+        " process's own, without the database's.",
+        ["database", "what", "requests/s", "spread", "p50 ms", "p99 ms", "server CPU µs"],
+    )
+    median = statistics.median
+    for (name, kind), row in rows.items():
+        section.add(
+            [
+                name,
+                kind.title,
+                f"{median(row.rates):,.0f}",
+                f"{min(row.ratios):.2f}-{max(row.ratios):.2f}" if row.ratios else "",
+                f"{median(row.p50):.1f}",
+                f"{median(row.p99):.1f}",
+                f"{median(row.cpu):,.0f}",
+            ],
+            median(row.ratios) if row.ratios else 1.0,
+            BARS.get((name, kind.title)),
+        )
+    return section
+
+
+def pausing(options: Options, databases: Databases) -> Section:
+    """Pauses under claimers."""
+    section = Section(
+        "Pause to its answer",
+        f"Over REST, with an event and an Idempotency-Key each, under {options.of(CLAIMERS, 16)} claimers that complete"
+        " what they get, on all server processes: two on PostgreSQL, four on one SQLite file. No job started between a"
+        " pause and its resume. The figure is the p99.",
+        ["database", "pauses", "p50 ms", "worst ms"],
+    )
+    bars = {"SQLite": at_most(50, "ms"), "PostgreSQL": at_most(30, "ms")}
+    with stores(databases, {"SQLite": 4, "PostgreSQL": 2}) as found:
         for store in found:
-            prepare(store, 2 + options.pauses / 20)
-            say(f"{options.pauses} pauses on {store.name} under {options.claimers} claimers")
-            waits[store.name] = pauses(store, options)
-    return rows, waits
+            took = pauses(store, options)
+            section.add(
+                [store.name, str(len(took)), f"{statistics.median(took):.1f}", f"{max(took):.1f}"],
+                percentile(took, 0.99),
+                bars[store.name],
+            )
+    return section
 
 
-def machine(options: argparse.Namespace) -> str:
+#: In the order in which they are measured and written.
+PARTS: dict[str, Callable[[Options, Databases], Section]] = {
+    "requests": rest,
+    "jobs": throughput.run,
+    "pickup": pickup.run,
+    "pauses": pausing,
+    "push": push.run,
+    "growth": growth.run,
+    "memory": memory.run,
+    "startup": startup.run,
+}
+#: Those that need other people's queues.
+BESIDE_PEERS = {"jobs", "pickup"}
+
+
+def machine(options: Options) -> str:
     """What this ran on."""
     parts = [
         f"{os.cpu_count()} cores",
         f"Python {platform.python_version()}",
         f"SQLite {sqlite3.sqlite_version}",
     ]
-    return (
-        ", ".join(parts)
-        + f"; {options.rounds} rounds of {options.seconds:g} s, {options.connections} connections"
-    )
-
-
-def report(
-    rows: dict[tuple[str, Kind], Row], waits: dict[str, list[float]], options: argparse.Namespace
-) -> str:
-    """The results as a page."""
-
-    def line(name: str, title: str, row: Row) -> str:
-        ratio = f"{statistics.median(row.ratios):.2f}" if row.ratios else "1"
-        spread = f"{min(row.ratios):.2f}-{max(row.ratios):.2f}" if row.ratios else ""
-        median = statistics.median
-        return (
-            f"| {name} | {title} | {median(row.rates):,.0f} | {ratio} | {spread} | {median(row.p50):.1f} |"
-            f" {median(row.p99):.1f} | {median(row.cpu):,.0f} |"
-        )
-
-    body = [line(name, kind.title, row) for (name, kind), row in rows.items()]
-    toggles = [
-        f"| {name} | {len(found)} | {statistics.median(found):.1f} | {found[int(len(found) * 0.99)]:.1f} |"
-        f" {found[-1]:.1f} |"
-        for name, found in waits.items()
-    ]
-    return "\n".join(
-        [
-            "# Results",
-            "",
-            f"Written by `make bench`: {machine(options)}. Medians over interleaved rounds, one server process; the",
-            "ratio is to the no-op of the same round, which is sent the same requests over as many connections. Each",
-            "request's token is checked. The machine is shared and noisy: read the ratios, and their spread, not the",
-            "absolutes. CPU is the server process's own, without the database's.",
-            "",
-            "| database | what | requests/s | ratio | spread | p50 ms | p99 ms | server CPU µs |",
-            "|---|---|---|---|---|---|---|---|",
-            *body,
-            "",
-            f"Pause to its answer, over REST, under {options.claimers} claimers on all processes (PostgreSQL 2, SQLite",
-            "4 on one file):",
-            "",
-            "| database | pauses | p50 ms | p99 ms | worst ms |",
-            "|---|---|---|---|---|",
-            *toggles,
-            "",
-        ]
-    )
+    return ", ".join(parts) + f"; {options.rounds} rounds, slices of {options.seconds:g} s"
 
 
 def main() -> None:
     """Read the options, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round: does it all run?")
+    parser.add_argument("--quick", action="store_true", help="the smallest size: does it all run?")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a slice")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--claimers", type=int, default=64, help="claimers while pauses are timed")
-    parser.add_argument("--pauses", type=int, default=100)
-    parser.add_argument(
-        "--only", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"]
-    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a slice of load")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
-    options = parser.parse_args()
-    if options.quick:
-        options.rounds, options.seconds, options.pauses, options.claimers = 1, 1.0, 10, 16
-    rows, waits = measure(options)
-    options.out.write_text(report(rows, waits, options))
-    say(f"written to {options.out}")
+    given = parser.parse_args()
+    logs_to_stderr()
+    if BESIDE_PEERS & set(given.parts) and not PEERS.exists():
+        raise SystemExit("The environment of the other queues is missing: make .bench/.peers")
+    options = Options(given.quick, 1 if given.quick else given.rounds, 1.0 if given.quick else given.seconds)
+    begun = time.monotonic()
+    sections: list[Section] = []
+    with open_databases() as databases:
+        for part in given.parts:
+            say(f"{part}, after {time.monotonic() - begun:.0f} s")
+            sections.append(PARTS[part](options, databases))
+    minutes = (time.monotonic() - begun) / 60
+    page = [
+        "# Results",
+        "",
+        f"Written by `make bench` in {minutes:.0f} minutes: {machine(options)}. Medians over interleaved rounds. The"
+        " machine is shared and noisy: read the ratios and their spread, not the absolutes.",
+        "",
+        *(str(section) for section in sections),
+    ]
+    given.out.write_text("\n".join(page))
+    say(f"written to {given.out}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from holdfast_server.commands.serve import MOST_FILES
 from support.reaper import reaper
 from support.servers import Server, start_server
 
@@ -107,6 +109,19 @@ def test_each_process_answers_and_a_pause_through_one_is_a_fact_on_the_other(dat
         asked = {"workerId": "w", "leaseSeconds": 60, "waitSeconds": 5}
         claim = until(lambda: answer_of(server, one, "POST", "/api/queue/jobs/claim", **asked).json()["job"])
         assert claim["status"] == "running"
+
+
+def test_a_server_and_its_processes_take_what_the_host_allows_of_open_files(sqlite_url: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = 512
+    assert few < hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        with serving(sqlite_url) as server:
+            for pid in (server.process.pid, *processes(server)):
+                assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == min(hard, MOST_FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_process_that_is_killed_is_replaced_and_the_others_serve_on(sqlite_url: str) -> None:

@@ -28,7 +28,7 @@ from holdfast_core.schemas import (
 )
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.snapshots import Snapshots, is_parked, is_safe
-from holdfast_core.services.toggles import Toggles
+from holdfast_core.services.toggles import Decision, Toggles
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.settings import Settings
 from holdfast_core.states import PauseAction
@@ -91,13 +91,6 @@ class PauseService:
             decision = await self._database.write(
                 lambda connection: self._toggles.decide(connection, caller, request, key), lane=Lane.CONTROL
             )
-            self._watch.learn(decision.system, asked_at=asked_at)
-            if not decision.replayed:
-                self._bus.announce("system")  # also of what changed nothing: the audit log is watched, too
-            if decision.outcome == "changed":
-                self._counters.add("pauses" if request.action is PauseAction.PAUSE else "resumes")
-                if request.action is PauseAction.RESUME:
-                    self._bus.announce("jobs")
             log.info(
                 "pause_requested",
                 outcome="replayed" if decision.replayed else decision.outcome,
@@ -108,9 +101,13 @@ class PauseService:
                 actor=caller.name,
                 code=None if decision.refusal is None else decision.refusal.code,
             )
-            if decision.refusal is not None:
-                raise decision.refusal
-            snapshot = await self._snapshots.take()
+            try:
+                if decision.refusal is not None:
+                    raise decision.refusal
+                snapshot = await self._snapshots.take()
+            finally:
+                # Last, since thousands may be told of it here, and who asked is not to wait behind them.
+                self._tell(decision, request, asked_at)
         except StoreUnavailable as error:
             raise PauseNotConfirmed(
                 f"{error.detail} Nothing is promised about this {request.action}: read the status, or repeat."
@@ -124,6 +121,16 @@ class PauseService:
             warning=decision.warning,
             replayed=decision.replayed,
         )
+
+    def _tell(self, decision: Decision, request: WorkerPauseRequest, asked_at: float) -> None:
+        """Everybody hears of it."""
+        self._watch.learn(decision.system, asked_at=asked_at)
+        if not decision.replayed:
+            self._bus.announce("system")  # also of what changed nothing: the audit log is watched, too
+        if decision.outcome == "changed":
+            self._counters.add("pauses" if request.action is PauseAction.PAUSE else "resumes")
+            if request.action is PauseAction.RESUME:
+                self._bus.announce("jobs")
 
     async def end_at_limit(self) -> bool:
         """Resume where the pause's time limit has passed, drained or not. Returns whether this call did it: of many

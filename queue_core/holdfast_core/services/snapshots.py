@@ -1,14 +1,14 @@
 """The snapshot: pause, counts, workers and the newest events, as status, pause, resume and wait answer it."""
 
+from contextlib import suppress
 from typing import Final
 
-import structlog
-from anyio import Lock, sleep
+from anyio import Event, Lock, sleep
 from sqlalchemy import Connection
 
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
-from holdfast_core.errors import HoldfastError
+from holdfast_core.errors import StoreUnavailable
 from holdfast_core.schemas import Audit, Metrics, Snapshot, System
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.states import PauseMode
@@ -18,16 +18,14 @@ from holdfast_core.store.pause import latest_events
 
 __all__ = ["Snapshots", "is_parked", "is_safe"]
 
-log = structlog.get_logger(__name__)
-
 #: A backlog may be this old (CONTRACT section 2).
 BACKLOG_AGE_SECONDS: Final = 2.0
-#: Cheap counts are made anew for each who asks, within this part of the time.
+#: Counting may take this part of the time: cheap counts are always fresh, dear ones are shared.
 BACKLOG_SHARE: Final = 0.02
-CHEAP_SECONDS: Final = 0.005
-#: Dear ones are made behind those who ask: so often, for so long after somebody has asked.
-COUNT_EVERY_SECONDS: Final = 1.0
-ASKED_SECONDS: Final = 30.0
+#: A count that takes longer is dear: while somebody asks it is made ahead, so that nobody waits for it.
+DEAR_SECONDS: Final = 0.005
+#: How long before a count is too old the next one should be there.
+SPARE_SECONDS: Final = 0.1
 
 
 def is_parked(system: System, in_flight: InFlight) -> bool:
@@ -49,9 +47,9 @@ class Snapshots:
         self._clock = clock
         self._backlog: Backlog | None = None
         self._counted_at = float("-inf")
-        self._asked_at = float("-inf")
         self._cost = 0.0
         self._counting = Lock()
+        self._asked = Event()
         self._recent: Snapshot | None = None
         self._taken_at = float("-inf")
         self._taking = Lock()
@@ -102,31 +100,36 @@ class Snapshots:
             return self._recent
 
     async def run(self) -> None:
-        """Count what waits for those who go on asking, so that no answer has to wait for it, until cancelled."""
+        """Count ahead, for good: after each look at a dear count once, shortly before that one is too old."""
         while True:
-            await sleep(COUNT_EVERY_SECONDS / 2)
-            now = self._clock.monotonic()
-            if now - self._asked_at < ASKED_SECONDS and now - self._counted_at >= COUNT_EVERY_SECONDS:
-                try:
-                    await self._count(older_than=COUNT_EVERY_SECONDS)
-                except HoldfastError as error:
-                    log.warning("backlog_not_counted", cause=error.detail)
+            await self._asked.wait()
+            self._asked = Event()
+            most, last = self._most_age(), self._counted_at
+            begin = max(most / 2, most - 2 * self._cost - SPARE_SECONDS)
+            await sleep(max(0.0, begin - self._age()))
+            async with self._counting:
+                if self._counted_at == last:  # else somebody who found it too old was here first
+                    with suppress(StoreUnavailable):  # who asks is told
+                        await self._count()
 
     async def _fresh_backlog(self) -> Backlog:
-        self._asked_at = self._clock.monotonic()
-        # A count that costs little is made anew for each who asks.
-        is_cheap = self._cost < CHEAP_SECONDS
-        return await self._count(
-            older_than=min(BACKLOG_AGE_SECONDS, self._cost / BACKLOG_SHARE)
-            if is_cheap
-            else BACKLOG_AGE_SECONDS
-        )
+        if self._backlog is None or self._age() > self._most_age():
+            async with self._counting:  # who comes while somebody counts gets that count
+                if self._backlog is None or self._age() > self._most_age():
+                    await self._count()
+        assert self._backlog is not None
+        if self._cost > DEAR_SECONDS:
+            self._asked.set()
+        return self._backlog
 
-    async def _count(self, *, older_than: float) -> Backlog:
-        async with self._counting:  # who comes while somebody counts gets that count
-            now = self._clock.monotonic()
-            if self._backlog is None or now - self._counted_at > older_than:
-                self._backlog = await self._database.read(metrics.backlog)
-                self._counted_at = self._clock.monotonic()
-                self._cost = self._counted_at - now
-            return self._backlog
+    def _age(self) -> float:
+        return self._clock.monotonic() - self._counted_at
+
+    def _most_age(self) -> float:
+        return min(BACKLOG_AGE_SECONDS, self._cost / BACKLOG_SHARE)
+
+    async def _count(self) -> None:
+        begun_at = self._clock.monotonic()
+        self._backlog = await self._database.read(metrics.backlog)
+        self._counted_at = self._clock.monotonic()
+        self._cost = self._counted_at - begun_at

@@ -19,6 +19,8 @@ __all__ = ["serve"]
 
 #: Connections that the system holds for us before we accept them.
 BACKLOG: Final = 2_048
+#: Open files that a server asks the system for, if it may have so many: each connection is one.
+MOST_FILES: Final = 65_536
 
 _PEM_FILE: Final = click.Path(path_type=Path)
 
@@ -47,6 +49,7 @@ def serve(**given: Any) -> None:
 
     with failures_in_one_line(exit_code=2):
         tls = server_context(settings)
+    _allow_files()
     with failures_in_one_line():
         listener = _listen(settings)
         scheme = "http" if tls is None else "https"
@@ -73,6 +76,20 @@ def serve(**given: Any) -> None:
 def _end_now(signum: int, frame: object) -> NoReturn:
     del signum, frame
     raise SystemExit(0)
+
+
+def _allow_files() -> None:
+    """Take what the host allows of open files: where nobody asks it is 1,024, too few for a thousand push sessions.
+    The processes of `--workers` inherit it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # the kernel may have a limit below the one that it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(settings: "Settings") -> socket.socket:

@@ -125,13 +125,13 @@ def _connection(settings: Settings, host: str) -> http.client.HTTPConnection:
 def _open_files() -> Check:
     import resource
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)  # `serve` raises its own up to here
     if limit == resource.RLIM_INFINITY:
         return ok("open files", "No limit.")
     if limit < ENOUGH_FILES:
         return warning(
             "open files",
             f"A process may have {limit} files open, and every connection is one.",
-            f"Raise the limit to {ENOUGH_FILES} or more: ulimit -n, or LimitNOFILE= in the service's unit.",
+            f"Raise the limit to {ENOUGH_FILES} or more: ulimit -Hn, or LimitNOFILE= in the service's unit.",
         )
     return ok("open files", f"A process may have {limit}, and every connection is one.")
