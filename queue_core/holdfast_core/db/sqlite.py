@@ -253,7 +253,7 @@ class SqliteDatabase:
         database._thread.start()
         return database
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, lane: Lane = Lane.SINGLE) -> T:
         """Run `work` in a reader's thread, in one transaction, so in one snapshot."""
 
         def reading() -> T:

@@ -104,7 +104,7 @@ class PauseService:
             try:
                 if decision.refusal is not None:
                     raise decision.refusal
-                snapshot = await self._snapshots.take()
+                snapshot = await self._snapshots.take(lane=Lane.CONTROL)
             finally:
                 # Last, since thousands may be told of it here, and who asked is not to wait behind them.
                 self._tell(decision, request, asked_at)

@@ -7,7 +7,7 @@ from anyio import Event, Lock, sleep
 from sqlalchemy import Connection
 
 from holdfast_core.clock import Clock
-from holdfast_core.db import Database
+from holdfast_core.db import Database, Lane
 from holdfast_core.errors import StoreUnavailable
 from holdfast_core.schemas import Audit, Metrics, Snapshot, System
 from holdfast_core.services.watch import PauseWatch
@@ -61,8 +61,8 @@ class Snapshots:
         self._watch.learn(system, asked_at=asked_at)
         return system, in_flight
 
-    async def take(self) -> Snapshot:
-        """The whole of it. Raises StoreUnavailable: an error, never zeros."""
+    async def take(self, *, lane: Lane = Lane.SINGLE) -> Snapshot:
+        """The whole of it. `lane`: where it is read. Raises StoreUnavailable: an error, never zeros."""
         backlog = await self._fresh_backlog()
         asked_at = self._clock.monotonic()
 
@@ -86,7 +86,7 @@ class Snapshots:
                 audit=Audit(latest=latest_events(connection)),
             )
 
-        snapshot = await self._database.read(reading)
+        snapshot = await self._database.read(reading, lane=lane)
         self._watch.learn(snapshot.system, asked_at=asked_at)
         return snapshot
 

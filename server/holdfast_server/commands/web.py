@@ -15,6 +15,7 @@ import logging
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -38,6 +39,8 @@ GRACEFUL_SECONDS: Final = 2
 KEEP_ALIVE_SECONDS: Final = 30
 #: How often a push session is asked whether it lives, and how long it has to answer.
 WS_PING_SECONDS: Final = 20.0
+#: How long a thread holds the interpreter when another wants it; Python's own 5 ms are as long as a whole toggle.
+SWITCH_SECONDS: Final = 0.001
 #: How long what is left of a push session may take to be read, once it has ended.
 CUT_OFF_SECONDS: Final = 15.0
 
@@ -114,6 +117,8 @@ class _Server(uvicorn.Server):
             # need not walk through it.
             gc.collect()
             gc.freeze()
+            # The threads that toggle, or that write to SQLite, are to have their turn soon though the loop is busy.
+            sys.setswitchinterval(SWITCH_SECONDS)
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
