@@ -76,9 +76,10 @@ class Application(FastAPI):
             scope["app"], scope[HOT_KEY] = self, call
             await self.middleware_stack(scope, receive, send)
 
-    def at_once(self, scope: Scope, body: bytes) -> Response | None:
-        """The answer to a request that needs to wait for nothing: a claim that meets a pause, by the short way. None:
-        it has to be called as usual, also to be refused. For a server that can do without a task then."""
+    def at_once(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
+        """The answer (200) to a request that needs to wait for nothing, a claim that meets a pause, by the short way:
+        its header fields as they go over the wire, and its body. None: it has to be called as usual, also to be
+        refused. For a server that can do without a task then."""
         found = self.answers_at_once.get(scope["path"]) if scope["method"] == "POST" else None
         if found is None or self.middleware_stack is None or not found.is_ready():
             return None

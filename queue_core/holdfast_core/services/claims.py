@@ -76,6 +76,8 @@ class ClaimService:
         self._presence = presence
         self._counters = counters
         self._clock = clock
+        #: What all claims are answered while a pause is known.
+        self._paused_answer: ClaimAnswer | None = None
         self._batches: Batches[Kind, _Call, store.Taken] = Batches(self._alone, self._together)
 
     async def claim(
@@ -108,7 +110,11 @@ class ClaimService:
 
     def _paused(self) -> ClaimAnswer | None:
         paused = self._cache.paused()
-        return None if paused is None else ClaimAnswer(job=None, system=paused)
+        if paused is None:
+            return None
+        if self._paused_answer is None or self._paused_answer.system is not paused:
+            self._paused_answer = ClaimAnswer(job=None, system=paused)
+        return self._paused_answer
 
     def _noted(self, caller: Caller, request: ClaimRequest, transport: Transport) -> ClaimRequest:
         """A claim that may be made, within the bounds of its caller; its worker is there."""
