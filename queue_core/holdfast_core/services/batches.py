@@ -100,10 +100,12 @@ class Batches(Generic[Kind, Asked, Told]):
             if caller.in_line:
                 line.remove(caller)
                 raise
-        with CancelScope(shield=True):
-            if caller.company:
+        if caller.company:
+            with CancelScope(shield=True):
                 await self._send(kind, caller.company)
-            await caller.called.wait()
+        elif not caller.called.is_set():
+            with CancelScope(shield=True):
+                await caller.called.wait()
         if caller.failure is not None:
             raise StoreUnavailable(caller.failure.detail) from caller.failure
         return await self._alone(asked) if caller.told is None else caller.told
