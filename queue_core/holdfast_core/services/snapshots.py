@@ -1,5 +1,6 @@
 """The snapshot: pause, counts, workers and the newest events, as status, pause, resume and wait answer it."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from anyio import Lock
@@ -7,7 +8,7 @@ from sqlalchemy import Connection
 
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
-from holdfast_core.schemas import Audit, Metrics, Snapshot, System
+from holdfast_core.schemas import Audit, ControlEvent, Metrics, Snapshot, System, WorkerCounts
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.states import PauseMode
 from holdfast_core.store import metrics
@@ -15,7 +16,7 @@ from holdfast_core.store.metrics import Backlog, InFlight
 from holdfast_core.store.pause import latest_events
 from holdfast_core.store.workers import counts as worker_counts
 
-__all__ = ["Snapshots", "is_parked", "is_safe"]
+__all__ = ["Look", "Snapshots", "is_parked", "is_safe", "look_around"]
 
 #: A backlog may be this old (CONTRACT section 2).
 BACKLOG_AGE_SECONDS: Final = 2.0
@@ -31,6 +32,48 @@ def is_parked(system: System, in_flight: InFlight) -> bool:
 def is_safe(system: System, in_flight: InFlight) -> bool:
     """Whether it is safe to upgrade: paused, nothing running, nothing stale."""
     return system.workers_paused and in_flight.drained
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a snapshot shows beside the backlog, all as of one moment."""
+
+    system: System
+    in_flight: InFlight
+    workers: WorkerCounts
+    latest: list[ControlEvent]
+
+
+def look_around(connection: Connection) -> Look:
+    """All but the backlog, which takes longer to count."""
+    system, in_flight = metrics.system_and_in_flight(connection)
+    return Look(
+        system,
+        in_flight,
+        worker_counts(connection, system.version, changed_at=system.updated_at),
+        latest_events(connection),
+    )
+
+
+def _snapshot(look: Look, backlog: Backlog) -> Snapshot:
+    system, in_flight = look.system, look.in_flight
+    return Snapshot(
+        system=system,
+        metrics=Metrics(
+            queued=backlog.queued,
+            scheduled=backlog.scheduled,
+            running=in_flight.running,
+            parked=in_flight.parked,
+            stale_running=in_flight.stale,
+            is_drained=in_flight.drained,
+            is_parked=is_parked(system, in_flight),
+            safe_to_upgrade=is_safe(system, in_flight),
+            oldest_queued_seconds=backlog.oldest_seconds,
+            measured_at=backlog.measured_at,
+        ),
+        workers=look.workers,
+        audit=Audit(latest=look.latest),
+    )
 
 
 class Snapshots:
@@ -59,30 +102,17 @@ class Snapshots:
         """The whole of it. Raises StoreUnavailable: an error, never zeros."""
         backlog = await self._fresh_backlog()
         asked_at = self._clock.monotonic()
+        look = await self._database.read(look_around)
+        self._watch.learn(look.system, asked_at=asked_at)
+        return _snapshot(look, backlog)
 
-        def reading(connection: Connection) -> Snapshot:
-            system, in_flight = metrics.system_and_in_flight(connection)
-            return Snapshot(
-                system=system,
-                metrics=Metrics(
-                    queued=backlog.queued,
-                    scheduled=backlog.scheduled,
-                    running=in_flight.running,
-                    parked=in_flight.parked,
-                    stale_running=in_flight.stale,
-                    is_drained=in_flight.drained,
-                    is_parked=is_parked(system, in_flight),
-                    safe_to_upgrade=is_safe(system, in_flight),
-                    oldest_queued_seconds=backlog.oldest_seconds,
-                    measured_at=backlog.measured_at,
-                ),
-                workers=worker_counts(connection, system.version, changed_at=system.updated_at),
-                audit=Audit(latest=latest_events(connection)),
-            )
+    async def with_backlog(self, look: Look) -> Snapshot:
+        """The whole of it around what was seen just now. Raises StoreUnavailable."""
+        return _snapshot(look, await self._fresh_backlog())
 
-        snapshot = await self._database.read(reading)
-        self._watch.learn(snapshot.system, asked_at=asked_at)
-        return snapshot
+    async def count_ahead(self) -> None:
+        """See to it that what waits has been counted by the time that somebody asks. Raises StoreUnavailable."""
+        await self._fresh_backlog()
 
     async def recent(self, seconds: float) -> Snapshot:
         """A snapshot that is no older than this; who asks at the same time shares it."""
