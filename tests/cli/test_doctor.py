@@ -24,9 +24,9 @@ from anyio.to_thread import run_sync
 from sqlalchemy import true
 
 from holdfast_core.clock import SystemClock
+from holdfast_core.db.locks import FileLock
 from holdfast_core.db.migrations import head
 from holdfast_core.db.postgres import plain_url
-from holdfast_core.db.sqlite import FileLock
 from holdfast_core.errors import StoreUnavailable
 from holdfast_core.schemas import System
 from holdfast_core.services.claims import ClaimService

@@ -9,7 +9,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from holdfast_core.db import Database
-from holdfast_core.db.sqlite import FileLock
+from holdfast_core.db.locks import FileLock
 from holdfast_core.ids import uuid7
 from holdfast_core.schemas import EnqueueRequest, Job, parse_request
 from holdfast_core.settings import load_settings

@@ -14,7 +14,8 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insp
 from sqlalchemy.exc import DBAPIError
 
 from holdfast_core.clock import SystemClock
-from holdfast_core.db.sqlite import START_SECONDS, FileLock, sqlite_engine
+from holdfast_core.db.locks import FileLock
+from holdfast_core.db.sqlite import START_SECONDS, sqlite_engine
 from holdfast_core.errors import ConfigurationError
 from holdfast_core.settings import Settings
 
