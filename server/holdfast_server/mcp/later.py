@@ -4,6 +4,7 @@ servers are never asked.
 Whoever comes first waits for that, and nobody else does: they are loaded in a thread.
 """
 
+import gc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ class LaterEndpoint:
         await self._wanted.wait()
         try:
             endpoint = await run_sync(self._make)
+            gc.freeze()  # it lasts: the collector need not walk through it again and again
             async with endpoint.running():
                 self._endpoint = endpoint
                 self._made.set()
