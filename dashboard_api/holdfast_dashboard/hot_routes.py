@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from holdfast_core.errors import GoingDown, HoldfastError, NotAuthenticated
+from holdfast_core.errors import HoldfastError, NotAuthenticated, going_down
 from holdfast_dashboard.authentication import HOT_KEY, Authentication, Pass
 from holdfast_dashboard.operations import AtOnce
 from holdfast_dashboard.problems import problem, refused_by_us, unexpected
@@ -119,7 +119,7 @@ class Application(FastAPI):
             is_closing: Callable[[], bool] | None = getattr(self.state, "is_closing", None)
             if is_closing is None or not is_closing():
                 raise
-            response = problem(GoingDown())
+            response = problem(going_down())
         except Exception as error:
             response = unexpected(error, scope["path"])
         headers = response.raw_headers if isinstance(response, Json) else secured(response.raw_headers)

@@ -15,7 +15,6 @@ import logging
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -27,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from holdfast_core.errors import GoingDown
+from holdfast_core.errors import going_down
 from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
 from holdfast_server.commands.lean_http import lean_protocol
 
@@ -39,8 +38,6 @@ GRACEFUL_SECONDS: Final = 2
 KEEP_ALIVE_SECONDS: Final = 30
 #: How often a push session is asked whether it lives, and how long it has to answer.
 WS_PING_SECONDS: Final = 20.0
-#: How long a thread holds the interpreter when another wants it; Python's own 5 ms are as long as a whole toggle.
-SWITCH_SECONDS: Final = 0.001
 #: How long what is left of a push session may take to be read, once it has ended.
 CUT_OFF_SECONDS: Final = 15.0
 
@@ -117,8 +114,6 @@ class _Server(uvicorn.Server):
             # need not walk through it.
             gc.collect()
             gc.freeze()
-            # The threads that toggle, or that write to SQLite, are to have their turn soon though the loop is busy.
-            sys.setswitchinterval(SWITCH_SECONDS)
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -220,7 +215,7 @@ class _CutOff:
                 raise
             # Only uvicorn cancels, as the last thing that it does to a call: here the cancellation ends.
             if not is_started:
-                raise GoingDown from None
+                raise going_down() from None
             with suppress(RuntimeError):  # it had promised a length
                 await send(_END_OF_STREAM)
 

@@ -13,7 +13,7 @@ from anyio import Event, create_task_group
 from anyio.to_thread import run_sync
 from starlette.types import Receive, Scope, Send
 
-from holdfast_core.errors import GoingDown
+from holdfast_core.errors import going_down
 
 if TYPE_CHECKING:
     from holdfast_server.mcp.http import McpEndpoint
@@ -58,5 +58,5 @@ class LaterEndpoint:
             self._wanted.set()
             await self._made.wait()
         if self._endpoint is None:
-            raise GoingDown
+            raise going_down()
         await self._endpoint.app(scope, receive, send)
