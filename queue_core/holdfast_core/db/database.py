@@ -50,9 +50,8 @@ class Database(Protocol):
         """How often a call of this process found the store away."""
         ...
 
-    async def read(self, work: Work[T], *, lane: Lane = Lane.SINGLE) -> T:
-        """Run `work`, which writes nothing; each of its statements sees one snapshot. `lane`: CONTROL for what an
-        operator waits for. Raises StoreUnavailable."""
+    async def read(self, work: Work[T]) -> T:
+        """Run `work`, which writes nothing; each of its statements sees one snapshot. Raises StoreUnavailable."""
         ...
 
     async def write(self, work: Work[T], *, lane: Lane = Lane.PLAIN) -> T:

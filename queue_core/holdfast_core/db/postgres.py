@@ -5,17 +5,13 @@ let go of the door: `statement_timeout` 2 s, `idle_in_transaction_session_timeou
 `transaction_timeout` where the server has it (17 or later).
 """
 
-import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
-from anyio import to_thread
 from pydantic_core import from_json
 from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -56,29 +52,6 @@ _WALK_THE_INDEX: Final = {
 _PROBE_THE_KEY: Final = {"enable_seqscan": "off"}
 
 
-class _Aside:
-    """An event loop in a thread of its own, for what must not stand behind the work of the process's own loop.
-
-    A toggle is a dozen round trips. On a loop that is busy with claims each of them waits for its turn behind dozens of
-    answers; here it waits for the interpreter's lock alone.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="holdfast-control", daemon=True)
-        self._thread.start()
-
-    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What comes of it. Where the caller is cancelled, so is the work."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), self._loop))
-
-    async def close(self) -> None:
-        """End the loop and its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        await to_thread.run_sync(self._thread.join)
-        self._loop.close()
-
-
 class PostgresDatabase:
     """The store on PostgreSQL."""
 
@@ -86,9 +59,6 @@ class PostgresDatabase:
 
     def __init__(self, plain: AsyncEngine, gated: AsyncEngine, control: AsyncEngine) -> None:
         self.outages = 0
-        self._aside = _Aside()
-        # What is read there is read as on the others, without a transaction: the same pool.
-        self._control_reads = control.execution_options(isolation_level="AUTOCOMMIT")
         self._engines = {
             Lane.PLAIN: plain,
             Lane.SINGLE: plain.execution_options(isolation_level="AUTOCOMMIT"),  # the same pool
@@ -152,35 +122,26 @@ class PostgresDatabase:
         # Under repeatable read the snapshot may be older than the lock, and the gate leaks (measured:
         # 27 of 200 pauses). A pooler in between could drop our session settings, so look, do not trust.
         for lane, engine in self._engines.items():
-
-            async def isolation(engine: AsyncEngine = engine) -> str:
-                async with engine.connect() as connection:
-                    found: str = (await connection.exec_driver_sql("SHOW transaction_isolation")).scalar_one()
-                    return found
-
-            found = await self._on(lane, isolation)
+            async with engine.connect() as connection:
+                found = (await connection.exec_driver_sql("SHOW transaction_isolation")).scalar_one()
             if found != "read committed":
                 raise ConfigurationError(
                     f"The {lane.value} sessions run under {found!r}, and the pause cannot be trusted there."
                     " If a pooler is in between, let it pass the session's settings, or connect directly."
                 )
 
-    async def _on(self, lane: Lane, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Call it where the sessions of this lane live."""
-        return await (self._aside.run(call) if lane is Lane.CONTROL else call())
-
-    async def read(self, work: Work[T], *, lane: Lane = Lane.SINGLE) -> T:
+    async def read(self, work: Work[T]) -> T:
         """Run `work`, statement by statement; once more where the connection turned out to be dead."""
-        return await self._run(lane, work, again=True)
+        return await self._run(Lane.SINGLE, work, again=True)
 
     async def write(self, work: Work[T], *, lane: Lane = Lane.PLAIN) -> T:
         """Run `work` in one transaction and commit it."""
         return await self._run(lane, work, again=False)
 
     async def _run(self, lane: Lane, work: Work[T], *, again: bool) -> T:
-        engine = self._control_reads if again and lane is Lane.CONTROL else self._engines[lane]
+        engine = self._engines[lane]
         begin: Callable[[], AbstractAsyncContextManager[AsyncConnection]] = (
-            engine.connect if again or lane in {Lane.GATED, Lane.SINGLE} else engine.begin
+            engine.connect if lane in {Lane.GATED, Lane.SINGLE} else engine.begin
         )
 
         async def once() -> T:
@@ -190,7 +151,7 @@ class PostgresDatabase:
         # A read may be cut at any time, and must be where somebody waits for it with a bound.
         with nullcontext() if again else uncancelled():
             try:
-                return await self._on(lane, partial(_second_chance, once) if again else once)
+                return await _second_chance(once) if again else await once()
             except Exception as error:
                 unavailable = store_unavailable(error)
                 if unavailable is None:
@@ -202,9 +163,8 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Close the pools."""
         with uncancelled():
-            for lane, engine in self._engines.items():
-                await self._on(lane, engine.dispose)
-            await self._aside.close()
+            for engine in self._engines.values():
+                await engine.dispose()
 
 
 async def _second_chance(once: Callable[[], Awaitable[T]]) -> T:

@@ -106,7 +106,7 @@ class PauseService:
                 if decision.refusal is not None:
                     raise decision.refusal
                 if look is None:
-                    snapshot = await self._snapshots.take(lane=Lane.CONTROL)
+                    snapshot = await self._snapshots.take()
                 else:
                     snapshot = await self._snapshots.with_backlog(look)
             finally:

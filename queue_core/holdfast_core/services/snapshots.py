@@ -8,7 +8,7 @@ from anyio import Event, Lock, sleep
 from sqlalchemy import Connection
 
 from holdfast_core.clock import Clock
-from holdfast_core.db import Database, Lane
+from holdfast_core.db import Database
 from holdfast_core.errors import StoreUnavailable
 from holdfast_core.schemas import Audit, ControlEvent, Metrics, Snapshot, System, WorkerCounts
 from holdfast_core.services.watch import PauseWatch
@@ -98,11 +98,11 @@ class Snapshots:
         self._watch.learn(system, asked_at=asked_at)
         return system, in_flight
 
-    async def take(self, *, lane: Lane = Lane.SINGLE) -> Snapshot:
-        """The whole of it. `lane`: where it is read. Raises StoreUnavailable: an error, never zeros."""
+    async def take(self) -> Snapshot:
+        """The whole of it. Raises StoreUnavailable: an error, never zeros."""
         backlog = await self._fresh_backlog()
         asked_at = self._clock.monotonic()
-        look = await self._database.read(look_around, lane=lane)
+        look = await self._database.read(look_around)
         self._watch.learn(look.system, asked_at=asked_at)
         return _snapshot(look, backlog)
 
