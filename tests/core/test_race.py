@@ -132,7 +132,7 @@ async def race(url: str, *, pauses: int, without_gate: bool = False) -> tuple[in
     chance = random.Random(20261123)
     flags = ("--without-gate",) if without_gate else ()
     async with core(url) as (services, database):
-        await fill(database, 30_000)
+        await fill(database, 80_000)  # more than are claimed between the pauses
         with claimers(url, PROCESSES, *flags) as running:
             before = 0
             for _ in range(pauses):
