@@ -75,7 +75,8 @@ def _upgrade_to(connection: Connection, revision: str) -> None:
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
         if broken:
             raise ConfigurationError(
-                f"The migration was not made, since rows of {broken[0][0]} would refer to nothing. Tell the maintainers."
+                f"The migration was not made, since rows of {broken[0][0]} would refer to nothing."
+                " Tell the maintainers."
             )
 
 
