@@ -55,6 +55,8 @@ HOT_KEY: Final = "holdfast.hot"
 
 #: Header fields that are kept in mind; the oldest make room.
 PASSES: Final = 10_000
+#: The bytes of those that are: several times a worker's, so that all of them together stay small.
+SHORT_FIELDS: Final = 2_048
 #: Above it an address is looked at as a whole: it may be too long.
 SHORT_PATH: Final = 200
 
@@ -123,9 +125,11 @@ class Authentication:
         if scope["query_string"] or len(scope["path"]) > SHORT_PATH:
             return None
         known = self._passes.get(tuple(scope["headers"]))
-        if known is None or known.login is None or self._services().logins.is_good(known.login):
-            return known
-        return None
+        return known if known is not None and self.is_good(known) else None
+
+    def is_good(self, known: Pass) -> bool:
+        """Whether its credential still counts."""
+        return known.login is None or self._services().logins.is_good(known.login)
 
     def admitted(self, known: Pass, scope: Scope) -> AbstractContextManager[None]:
         """Put into a request whose it is, and have room for it while the block runs. Raises TooManyRequests."""
@@ -136,6 +140,8 @@ class Authentication:
         fields = fields_of(scope)
         if b"content-length" not in fields or b"transfer-encoding" in fields or b"cookie" in fields:
             return  # its body has to be measured, or more than its fields counts
+        if fields.size > SHORT_FIELDS:
+            return
         if len(self._passes) >= PASSES:
             del self._passes[next(iter(self._passes))]
         self._passes[tuple(scope["headers"])] = known

@@ -29,6 +29,9 @@ from holdfast_dashboard.security_headers import secured
 
 __all__ = ["Application", "HotRoutes"]
 
+#: Where a request that may be answered at once carries from whom it comes.
+_PASS_KEY: Final = "holdfast.pass"
+
 _JOBS: Final = "/api/queue/jobs/"
 _ID: Final = "{jobId}"
 
@@ -86,15 +89,20 @@ class Application(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
-    def at_once(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        """The answer (200) to a request that needs to wait for nothing, a claim that meets a pause, by the short way:
-        its header fields as they go over the wire, and its body. None: it has to be called as usual, also to be
-        refused. For a server that can do without a task then."""
+    def may_be_at_once(self, scope: Scope) -> bool:
+        """Whether a request can be answered at once when its body has come: it needs to wait for nothing, since it is
+        a claim that meets a pause, and goes by the short way. For a server that can do without a task then."""
         found = self.answers_at_once.get(scope["path"]) if scope["method"] == "POST" else None
         if found is None or self.middleware_stack is None or not found.is_ready():
-            return None
-        known = self._authentication.passed(scope)
-        if known is None:
+            return False
+        scope[_PASS_KEY] = known = self._authentication.passed(scope)
+        return known is not None
+
+    def at_once(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
+        """The answer (200) to such a request: its header fields as they go over the wire, and its body. None: it has to
+        be called as usual after all, also to be refused."""
+        found, known = self.answers_at_once[scope["path"]], scope[_PASS_KEY]
+        if not self._authentication.is_good(known):
             return None
         try:
             with self._authentication.admitted(known, scope):

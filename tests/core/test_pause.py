@@ -3,6 +3,7 @@
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from sqlalchemy import select
 
@@ -25,6 +26,7 @@ from holdfast_core.services import Services
 from holdfast_core.settings import load_settings
 from holdfast_core.states import PauseMode, Role
 from holdfast_server.compose import open_services
+from support.core import claim, pause
 from support.stores import core
 
 pytestmark = pytest.mark.anyio
@@ -320,3 +322,29 @@ async def test_the_log_is_filtered_by_action_and_a_page_of_that_leads_to_the_nex
         assert rest.next_before is None
         both = await page(action="pause", outcome="unchanged")
         assert [event.outcome for event in both.items] == ["unchanged"]
+
+
+async def test_a_pause_whose_caller_goes_away_while_it_is_written_is_made_and_told(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with core(database_url) as (services, database):
+        write, scope, written = database.write, anyio.CancelScope(), anyio.Event()
+
+        async def gone(*what: Any, **how: Any) -> Any:
+            scope.cancel()
+            made = await write(*what, **how)
+            written.set()
+            return made
+
+        async def count() -> None:
+            with anyio.CancelScope(shield=True):  # a thread counts: it cannot be cut
+                await written.wait()
+                await anyio.lowlevel.checkpoint()
+
+        with scope:
+            monkeypatch.setattr(database, "write", gone)
+            monkeypatch.setattr(services.snapshots, "count_ahead", count)
+            await pause(services)
+        monkeypatch.undo()
+        assert services.counters.counts["pauses"] == 1
+        assert (await claim(services)).system.version == 2

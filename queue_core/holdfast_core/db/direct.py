@@ -57,9 +57,8 @@ def fetch(connection: Connection, statement: Executable, values: Mapping[str, An
     except BaseException as error:
         # The pool must not hand out a connection that is gone, or in the middle of something.
         if driver.is_closed() and isinstance(error, Exception):
-            connection.exec_driver_sql(
-                "SELECT 1"
-            )  # SQLAlchemy sees for itself, and lets go of all that are as old
+            # Raises: SQLAlchemy sees for itself, and lets go of all connections that are as old.
+            connection.exec_driver_sql("SELECT 1")
         elif not isinstance(error, asyncpg.PostgresError):
             connection.invalidate(error)
         raise

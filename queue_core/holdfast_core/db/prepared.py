@@ -1,10 +1,10 @@
-"""Hot statements on SQLite, without what SQLAlchemy does anew at each execution.
+"""Hot statements, without what SQLAlchemy does anew at each execution.
 
-There a statement of ours takes SQLite 10 µs and SQLAlchemy's execution 150 more, and one thread writes for the
+On SQLite a statement of ours takes 10 µs and SQLAlchemy's execution 150 more, and one thread writes for the
 whole process, so this decides how much can be claimed. What depends on the statement alone (its text, the order of
 its parameters, the conversions of values) is worked out once, from SQLAlchemy's own compiled form of it, so that
-each statement is still written once for both databases. On PostgreSQL, where the way to the server and back
-outweighs it, statements are executed as usual.
+each statement is still written once for both databases. On PostgreSQL statements go straight to asyncpg where they
+may (`holdfast_core.db.direct`), and are executed as usual in transactions.
 """
 
 import sqlite3

@@ -149,7 +149,9 @@ class PauseService:
             with suppress(StoreUnavailable):  # who needs the count will be told
                 await self._snapshots.count_ahead()
 
+        # What was written has to be told, also where nobody waits for the answer any more.
         async with create_task_group() as tasks:
+            tasks.cancel_scope.shield = True
             tasks.start_soon(count_ahead)
             try:
                 made = await self._database.write(lambda c: (decide(c), look_around(c)), lane=Lane.CONTROL)

@@ -1,13 +1,14 @@
 """uvicorn's HTTP protocol, with less done for each answer.
 
-The head of an answer and its body are sent by one call of the system.
-uvicorn writes them one after the other, and uvloop sends each write at once: two calls of the system and two packets
-for every answer, the dearest thing that is done for one. So the first write is kept until the second comes, or until
-the event loop's turn ends: what is streamed waits for nothing.
+The head of an answer and its body are sent by one call of the system. uvicorn writes them one after the other, and
+uvloop sends each write at once: two calls of the system and two packets for every answer, the dearest thing that is
+done for one. So the first write is kept until the second comes, or until the event loop's turn ends: what is streamed
+waits for nothing.
 
-A request that the app can answer at once gets no task. While the system is paused that is every claim, and a task with
-its queues costs as much as all else that is done for one. So a small request is held until it is there as a whole,
-which it mostly is when its head has been read, and the app is asked; what it does not answer goes the usual way.
+A request that the app can answer at once gets no task. While the system is paused that is the claim of every worker
+that is known, and a task with its queues costs as much as all else that is done for one. So where the app says that it
+may, a small request is held until it is there as a whole, which it mostly is when its head has been read; what the app
+does not answer then goes the usual way.
 """
 
 import asyncio
@@ -79,14 +80,19 @@ _CLOSE: Final = b"connection: close\r\n"
 AtOnce = Callable[[Any, bytes], tuple[bytes, bytes] | None]
 
 
+def _no(_scope: Any) -> bool:
+    return False
+
+
 def _never(_scope: Any, _body: bytes) -> tuple[bytes, bytes] | None:
     return None
 
 
 def lean_protocol(app: object) -> type[HttpToolsProtocol]:
-    """The protocol for an app, which is asked for answers at once where it has some (`at_once`)."""
+    """The protocol for an app, which is asked for answers at once where it has some (`may_be_at_once`, `at_once`)."""
 
     class Protocol(_LeanProtocol):
+        may_be_at_once: Callable[[Any], bool] = getattr(app, "may_be_at_once", _no)
         at_once: AtOnce = getattr(app, "at_once", _never)
 
     return Protocol
@@ -95,6 +101,7 @@ def lean_protocol(app: object) -> type[HttpToolsProtocol]:
 class _LeanProtocol(HttpToolsProtocol):
     """uvicorn's, over a transport that joins writes, with what is answered at once."""
 
+    may_be_at_once: Callable[[Any], bool]
     at_once: AtOnce
     _held: tuple[RequestResponseCycle, Any] | None = None
 
@@ -109,7 +116,7 @@ class _LeanProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # One that has stood behind another is there as a whole already: it goes the usual way.
         is_coming = cycle.more_body and not cycle.waiting_for_100_continue
-        if is_coming and _is_small(cycle.scope["headers"]):
+        if is_coming and self.may_be_at_once(cycle.scope) and _is_small(cycle.scope["headers"]):
             self._held = cycle, app
         else:
             super()._start_asgi_task(cycle, app)
