@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from holdfast_core.db import Database
 from holdfast_core.store.metrics import violations
-from support.core import claimed, complete, enqueue, pause, resume, session
+from support.core import claimed, complete, enqueue, pause, resume, session, sql
 from support.stores import core
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +55,23 @@ async def test_a_claim_behind_the_pauses_back_is_counted_until_the_resume(databa
         assert await database.read(violations) == 0
         await pause(services)
         assert await database.read(violations) == 0, "for the next pause it was claimed before"
+        await claim_behind_its_back(database)
+        assert await database.read(violations) == 1
+
+
+async def test_a_job_that_ran_on_the_server_of_a_dump_is_no_violation_on_the_one_that_it_was_restored_to(
+    postgres_database_url: str,
+) -> None:
+    """The transactions there are numbered anew, from far below the one that claimed the job."""
+    async with core(postgres_database_url) as (services, database):
+        for _number in range(2):
+            await enqueue(services)
+        await claimed(services)
+        await sql(
+            database, "UPDATE agent_jobs SET claim_number = claim_number + 1000000 WHERE status = 'running'"
+        )
+        await pause(services)
+        assert await database.read(violations) == 0
         await claim_behind_its_back(database)
         assert await database.read(violations) == 1
 

@@ -9,15 +9,21 @@ A request that the app can answer at once gets no task. While the system is paus
 that is known, and a task with its queues costs as much as all else that is done for one. So where the app says that it
 may, a small request is held until it is there as a whole, which it mostly is when its head has been read; what the app
 does not answer then goes the usual way.
+
+A server that ends does not close idle connections at once: a client may be sending its next request that very moment,
+and would have to guess whether that was carried out. Each is answered one request more, or closed a little later.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-__all__ = ["lean_protocol"]
+__all__ = ["LINGER_SECONDS", "lean_protocol"]
+
+#: How long a server that ends waits for the request that may be on its way on an idle connection.
+LINGER_SECONDS: Final = 0.3
 
 
 class _Joining(asyncio.Transport):
@@ -92,8 +98,8 @@ def lean_protocol(app: object) -> type[HttpToolsProtocol]:
     """The protocol for an app, which is asked for answers at once where it has some (`may_be_at_once`, `at_once`)."""
 
     class Protocol(_LeanProtocol):
-        may_be_at_once: Callable[[Any], bool] = getattr(app, "may_be_at_once", _no)
-        at_once: AtOnce = getattr(app, "at_once", _never)
+        may_be_at_once = staticmethod(getattr(app, "may_be_at_once", _no))
+        at_once = staticmethod(getattr(app, "at_once", _never))
 
     return Protocol
 
@@ -104,6 +110,7 @@ class _LeanProtocol(HttpToolsProtocol):
     may_be_at_once: Callable[[Any], bool]
     at_once: AtOnce
     _held: tuple[RequestResponseCycle, Any] | None = None
+    _is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joining(transport, self.loop.call_soon))
@@ -113,7 +120,25 @@ class _LeanProtocol(HttpToolsProtocol):
         self.transport = self.transport.plain  # a frame is one write
         super().handle_websocket_upgrade()
 
+    def shutdown(self) -> None:
+        """The server ends: what is asked for now is the last that is answered on this connection."""
+        self._is_ending = True
+        if self._is_idle():
+            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _is_idle(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # none before the first request
+        return cycle is None or cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle() and not self.transport.is_closing():
+            self.transport.close()
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._is_ending:
+            cycle.keep_alive = False
         # One that has stood behind another is there as a whole already: it goes the usual way.
         is_coming = cycle.more_body and not cycle.waiting_for_100_continue
         if is_coming and self.may_be_at_once(cycle.scope) and _is_small(cycle.scope["headers"]):

@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from holdfast_worker.hook.trust import CodexFails, trust_in_codex
 from holdfast_worker.terminal.exits import Exit, stop
 from holdfast_worker.terminal.options import DURATION
 from holdfast_worker.terminal.output import say
+from holdfast_worker.terminal.program import own_program
 from holdfast_worker.terminal.text import escaped
 
 __all__ = ["install"]
@@ -104,12 +104,7 @@ def escaped_lines(text: str) -> str:
 def _program(*, for_user: bool) -> str:
     """How the hook names the program. In a project's file, which travels, by its name alone; else by its path, since a
     CLI passes over a hook that it cannot find."""
-    if not for_user:
-        return "holdfast"
-    for place in (Path(sys.argv[0]), Path(sys.executable).with_name("holdfast")):
-        if place.name in {"holdfast", "holdfast.exe"} and (found := shutil.which(str(place.absolute()))):
-            return found
-    return shutil.which("holdfast") or "holdfast"
+    return own_program() or "holdfast" if for_user else "holdfast"
 
 
 def _write(cli: Cli, path: Path, command: str, timeout: int) -> None:

@@ -8,7 +8,16 @@ import click
 __all__ = ["worker"]
 
 #: Loaded when they are chosen, in the order of the help.
-_VERBS: Final = ("run", "status", "pause", "resume", "stop", "tray")
+_VERBS: Final = (
+    "run",
+    "status",
+    "pause",
+    "resume",
+    "stop",
+    "tray",
+    "install-service",
+    "uninstall-service",
+)
 
 
 class _Verbs(click.Group):
@@ -18,7 +27,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(import_module(f"{__name__}.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 

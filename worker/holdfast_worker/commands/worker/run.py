@@ -12,7 +12,10 @@ from holdfast_worker.terminal.options import DURATION, server
 if TYPE_CHECKING:
     from holdfast_worker.runtime.running import Handler
 
-__all__ = ["run"]
+__all__ = ["ONE_OF_BOTH", "run"]
+
+#: What is wrong where neither or both are given.
+ONE_OF_BOTH: Final = "Say what a job is to run: either --exec 'COMMAND' or --handler MODULE:FUNCTION."
 
 _BOUNDARIES: Final = ("stage", "step", "tool")
 
@@ -108,9 +111,7 @@ def run(command: str | None, handler: str | None, log_format: Any, **given: Any)
     goes back to its place.
     """
     if (command is None) == (handler is None):
-        raise click.UsageError(
-            "Say what a job is to run: either --exec 'COMMAND' or --handler MODULE:FUNCTION."
-        )
+        raise click.UsageError(ONE_OF_BOTH)
     if not float(given["lease_seconds"]).is_integer():
         raise click.BadParameter("should be whole seconds.", param_hint="--lease")
     from holdfast_core.errors import ConfigurationError, InvalidRequest, NotAllowed, NotAuthenticated
