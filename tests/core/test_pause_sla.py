@@ -194,7 +194,7 @@ async def test_an_alert_is_signed_and_says_what_there_is_to_know(monkeypatch: py
 
 async def test_what_does_not_arrive_is_sent_again_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("holdfast_core.services.webhook.FIRST_REST_SECONDS", 0.001)
-    with receiver(500, 302) as found, capture_logs() as lines:
+    with receiver(500, 307) as found, capture_logs() as lines:
         assert await send(webhook_settings(found.url))
         deliveries = found.wait(3)
         assert [delivery.headers[":path"] for delivery in deliveries] == ["/alerts"] * 3
