@@ -146,6 +146,11 @@ def _mcp(holds: Callable[[dict[str, Any]], bool]) -> Script:
         yield request
 
 
+def mcp_noop(_: list[Any]) -> Script:
+    """The same calls, sent to a tool that does nothing."""
+    return _mcp(lambda answer: answer == {"ok": True})
+
+
 def mcp_claim(_: list[Any]) -> Script:
     """The same claims as tool calls over streamable HTTP (protocol 2026-07-28)."""
     return _mcp(_got_job)
@@ -158,7 +163,7 @@ def mcp_paused(_: list[Any]) -> Script:
 
 KINDS: dict[str, Callable[[list[Any]], Script]] = {
     script.__name__: script
-    for script in (noop, claim, paused, either, hold, heartbeat, whole, mcp_claim, mcp_paused)
+    for script in (noop, claim, paused, either, hold, heartbeat, whole, mcp_noop, mcp_claim, mcp_paused)
 }
 
 

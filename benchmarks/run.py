@@ -80,6 +80,8 @@ class Kind:
 
 
 NOOP = Kind("bare FastAPI no-op", "noop")
+#: What rows about MCP are compared with.
+SDK_NOOP = Kind("MCP SDK's no-op tool", "mcp_noop")
 NOOP_CROWD = Kind(f"bare FastAPI no-op, {CROWD} connections", "noop", CROWD)
 #: On each database, in this order within a round.
 KINDS = (
@@ -101,6 +103,11 @@ BARS: dict[tuple[str, str], Bar] = {
     ("SQLite", "REST claim, paused"): at_least(2.5),
     ("PostgreSQL", "REST heartbeat"): at_least(1.0),
     ("SQLite", "REST claim + complete (requests)"): at_least(0.8),
+    **{
+        (name, f"MCP claim, {how}"): at_least(0.85)
+        for name in ("SQLite", "PostgreSQL")
+        for how in ("running", "paused")
+    },
 }
 
 
@@ -353,9 +360,9 @@ def stores(databases: Databases, processes: dict[str, int]) -> Generator[list[St
 
 
 @contextmanager
-def yardstick() -> Generator[tuple[str, int]]:
-    """The no-op server: its address and process id."""
-    process = subprocess.Popen([sys.executable, str(HERE / "noop.py")], stdout=subprocess.PIPE, text=True)
+def yardstick(script: str) -> Generator[tuple[str, int]]:
+    """A no-op server: its address and process id."""
+    process = subprocess.Popen([sys.executable, str(HERE / script)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         match = re.search(r"http://\S+", process.stdout.readline())
@@ -367,11 +374,17 @@ def yardstick() -> Generator[tuple[str, int]]:
 
 
 def rest(options: Options, databases: Databases) -> Section:
-    """Requests of each kind against the no-op."""
+    """Requests of each kind against a no-op."""
     rows: dict[tuple[str, Kind], Row] = defaultdict(Row)
-    with yardstick() as (noop_url, noop_pid), stores(databases, {"SQLite": 1, "PostgreSQL": 1}) as found:
+    with (
+        yardstick("noop.py") as (noop_url, noop_pid),
+        yardstick("mcp_noop.py") as (sdk_url, sdk_pid),
+        stores(databases, {"SQLite": 1, "PostgreSQL": 1}) as found,
+    ):
         for store in found:
             hold(store, options.of(HEARTBEATING, HEARTBEATING_QUICKLY))
+            # What MCP needs is loaded for its first request, whatever that is.
+            httpx2.post(f"{store.addresses[0]}/mcp", json={}, headers=bearer(store.worker), timeout=30)
         for number in range(options.rounds):
             for store in found:
                 prepare(store, options.seconds)
@@ -379,19 +392,22 @@ def rest(options: Options, databases: Databases) -> Section:
                     kind.connections: slice_of(rows["", kind], noop_url, noop_pid, kind, store, options)
                     for kind in (NOOP, NOOP_CROWD)
                 }
+                sdk_base = slice_of(rows["", SDK_NOOP], sdk_url, sdk_pid, SDK_NOOP, store, options)
                 url, pid = store.addresses[0], store.pids[0]
                 for kind in KINDS:
                     row = rows[store.name, kind]
                     with paused(store) if kind.load.endswith("paused") else nullcontext():
                         rate = slice_of(row, url, pid, kind, store, options)
-                    row.ratios.append(rate / bases[kind.connections])
+                    base = sdk_base if kind.load.startswith("mcp_") else bases[kind.connections]
+                    row.ratios.append(rate / base)
                     say(
                         f"  round {number + 1}, {store.name}: {kind.title}: {rate:,.0f}/s, {row.ratios[-1]:.2f}x"
                     )
     section = Section(
         "Requests",
         f"{CONNECTIONS} connections unless a row says more, one server process. The figure is the ratio to the no-op of"
-        " the same round, which is sent the same requests over as many connections. Each request's token is checked."
+        " the same round (for MCP its SDK's), which is sent the same requests over as many connections. Each request's"
+        " token is checked."
         f" Heartbeats are those of {options.of(HEARTBEATING, HEARTBEATING_QUICKLY):,} running jobs. CPU is the server"
         " process's own, without the database's.",
         ["database", "what", "requests/s", "spread", "p50 ms", "p99 ms", "server CPU µs"],

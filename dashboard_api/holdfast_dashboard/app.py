@@ -9,8 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from holdfast_core import __version__
@@ -47,16 +46,6 @@ def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
     """Whether a request gets no span. Sessions get none either: they last for days."""
     path: str = scope["path"]
     return scope["type"] == "websocket" or path in _UNTRACED or path.startswith(f"{ASSETS}/")
-
-
-class _Handed:
-    """An ASGI app as the endpoint of a route: a function would be taken for a request handler."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
 
 def create_app(
@@ -108,6 +97,7 @@ def create_app(
     ]
     for part in parts:
         app.include_router(part.router)
+    app.mcp_app = mcp_app
     app.hot_routes = HotRoutes({path: function for part in parts for path, function in part.hot.items()})
     app.answers_at_once = {path: function for part in parts for path, function in part.at_once.items()}
     app.router.routes.extend(
@@ -118,9 +108,6 @@ def create_app(
             *oauth_routes(context),
         ]
     )
-    if mcp_app is not None:
-        # A route, not a mount at "/": that would take every request with a wrong method for its own.
-        app.router.routes.append(Route("/mcp", _Handed(mcp_app), include_in_schema=False))
     app.add_exception_handler(HoldfastError, refused_by_us)
     app.add_exception_handler(HTTPException, refused_by_router)
     # The last one is the outermost.

@@ -5,7 +5,7 @@ A request comes with one credential: a bearer token (ours, or one of the OpenID 
 request's scope for all that follows. While authentication is disabled that is the local operator.
 
 A request that lasts (a stream, a long poll) ends when its credential does. To watch over each costs something, so the
-hot routes, whose calls end in a moment, do so themselves where one is to wait.
+hot routes and MCP, most of whose calls end in a moment, see to it themselves where one is to wait.
 
 What guards and authentication make of a request to a hot route depends on its header fields alone, and a worker sends
 the same ones again and again. So what has been let through is kept in mind by its fields, and the next with the same
@@ -15,6 +15,7 @@ passes as long as the credential is good: that, and how much its caller may ask 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -24,7 +25,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from holdfast_core.callers import CALLER_KEY, SCOPE_KEY, WIDER_KEY, Caller, local_operator
+from holdfast_core.callers import CALLER_KEY, SCOPE_KEY, WATCHED_KEY, WIDER_KEY, Caller, local_operator
 from holdfast_core.errors import ForeignOrigin, NotAllowed, NotAuthenticated
 from holdfast_core.policy import TOOLS, Permission, canonical_tool, is_open, scope_of
 from holdfast_core.services import Login, Services
@@ -171,10 +172,15 @@ class Authentication:
                     await self._app(scope, receive, send)
                 except NotAuthenticated as error:  # its credential has ended, while it waited
                     await self.refusal(scope, error)(scope, receive, send)
+            elif scope["path"] == "/mcp":
+                scope[WATCHED_KEY] = partial(self._while_good, login)
+                await self._app(scope, receive, send)
             else:
-                await self._while_good(login, scope, receive, send)
+                await self._while_good(login, self._app, scope, receive, send)
 
-    async def _while_good(self, login: Login, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _while_good(
+        self, login: Login, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         started = ended = False
 
         async def watched(message: Message) -> None:
@@ -187,7 +193,7 @@ class Authentication:
             await send(message)
 
         with CancelScope() as running, login.while_good(running.cancel):
-            await self._app(scope, receive, watched)
+            await app(scope, receive, watched)
         if not running.cancelled_caught or ended:
             return
         if started:

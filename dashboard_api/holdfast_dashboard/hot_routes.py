@@ -5,6 +5,8 @@ meets a pause costs. So the calls of busy workers (the operations registered as 
 door, pass what every request passes, the guards and the authentication, and go straight to their function. One with
 the very header fields of one that has passed takes the short way (`holdfast_dashboard.authentication`). Whatever is not
 exactly one of them goes on to the framework, which knows the same functions by the same paths.
+
+`/mcp`, which is an app of its own, has no need of the framework either.
 """
 
 from asyncio import CancelledError
@@ -18,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from holdfast_core.errors import GoingDown, HoldfastError, NotAuthenticated
+from holdfast_core.errors import HoldfastError, NotAuthenticated, going_down
 from holdfast_dashboard.authentication import HOT_KEY, Authentication, Pass
 from holdfast_dashboard.operations import AtOnce
 from holdfast_dashboard.problems import problem, refused_by_us, unexpected
@@ -56,29 +58,38 @@ class HotRoutes:
         return partial(function, jobId=job_id) if function is not None and job_id else None
 
 
+def _is_mcp(scope: Scope) -> bool:
+    return (scope["type"], scope.get("path")) == ("http", "/mcp")
+
+
 class Application(FastAPI):
     """FastAPI, with our middleware around the hot routes, and its own behind them."""
 
     hot_routes = HotRoutes({})
     #: What answers some of their requests without waiting for anything, by the path.
     answers_at_once: Mapping[str, AtOnce] = {}
+    #: Answers `/mcp`.
+    mcp_app: ASGIApp | None = None
     _authentication: Authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
         call = self.hot_routes.find(scope) if scope["type"] == "http" else None
-        if call is None:
-            await super().__call__(scope, receive, send)
-        elif (known := self._authentication.passed(scope)) is not None:
+        if call is not None and (known := self._authentication.passed(scope)) is not None:
             await self._answer(call, known, scope, receive, send)
-        else:
-            scope["app"], scope[HOT_KEY] = self, call
+        elif call is not None or (self.mcp_app and _is_mcp(scope)):
+            scope["app"] = self
+            if call is not None:
+                scope[HOT_KEY] = call
             await self.middleware_stack(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
-    def at_once(self, scope: Scope, body: bytes) -> Response | None:
-        """The answer to a request that needs to wait for nothing: a claim that meets a pause, by the short way. None:
-        it has to be called as usual, also to be refused. For a server that can do without a task then."""
+    def at_once(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
+        """The answer (200) to a request that needs to wait for nothing, a claim that meets a pause, by the short way:
+        its header fields as they go over the wire, and its body. None: it has to be called as usual, also to be
+        refused. For a server that can do without a task then."""
         found = self.answers_at_once.get(scope["path"]) if scope["method"] == "POST" else None
         if found is None or self.middleware_stack is None or not found.is_ready():
             return None
@@ -108,7 +119,7 @@ class Application(FastAPI):
             is_closing: Callable[[], bool] | None = getattr(self.state, "is_closing", None)
             if is_closing is None or not is_closing():
                 raise
-            response = problem(GoingDown())
+            response = problem(going_down())
         except Exception as error:
             response = unexpected(error, scope["path"])
         headers = response.raw_headers if isinstance(response, Json) else secured(response.raw_headers)
@@ -121,7 +132,7 @@ class Application(FastAPI):
         self.user_middleware = ours
         # The outermost of its layers answers what nobody has caught. Here the guards do, in our shape.
         assert isinstance(framework, ServerErrorMiddleware)
-        stack: ASGIApp = _Hot(framework.app)
+        stack: ASGIApp = _Hot(framework.app, self.mcp_app)
         for layer, arguments, named in reversed(ours):
             stack = layer(stack, *arguments, **named)
             if isinstance(stack, Authentication):
@@ -132,13 +143,15 @@ class Application(FastAPI):
 class _Hot:
     """The innermost of our own layers."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, mcp_app: ASGIApp | None) -> None:
         self._app = app
+        self._mcp_app = mcp_app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call: Endpoint | None = scope.get(HOT_KEY)
         if call is None:
-            await self._app(scope, receive, send)
+            app = self._mcp_app if self._mcp_app and _is_mcp(scope) else self._app
+            await app(scope, receive, send)
             return
         request = Request(scope, receive, send)
         try:

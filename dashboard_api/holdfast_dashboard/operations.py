@@ -53,8 +53,9 @@ class AtOnce:
 
     #: Whether it may do so now.
     is_ready: Callable[[], bool]
-    #: The answer to this caller's body; None where it has to be asked for as usual. Raises HoldfastError likewise.
-    answer: Callable[[Caller, bytes], Response | None]
+    #: The answer (200) to this caller's body: its header fields as they go over the wire, and its body; None where it
+    #: has to be asked for as usual. Raises HoldfastError likewise.
+    answer: Callable[[Caller, bytes], tuple[bytes, bytes] | None]
 
 
 class Operations:

@@ -1,5 +1,8 @@
 """Jobs, claims, leases and outcomes, and workers' presence."""
 
+from functools import lru_cache
+from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -46,6 +49,16 @@ __all__ = ["queue_operations"]
 _HOLDER = (errors.JobNotFound, errors.JobNotOwned, errors.LeaseLost)
 _OUTCOME = (*_HOLDER, errors.JobStateConflict)
 _PERSON = (errors.JobNotFound, errors.JobStateConflict)
+
+
+#: Claims that a worker repeats while paused, byte by byte, are read once.
+SAME_BYTES: Final = 512
+SAME_CLAIMS: Final = 1_024
+
+
+@lru_cache(SAME_CLAIMS)
+def _parsed(raw: bytes) -> tuple[ClaimRequest, list[str]]:
+    return parse_request(ClaimRequest, raw)
 
 
 def queue_operations(context: Context) -> Operations:
@@ -196,13 +209,13 @@ def _claims(operations: Operations, context: Context) -> None:
         is_paused = claimed.job is None and claimed.system.workers_paused
         return answer(paused.body(claimed) if is_paused else claimed, ignored)
 
-    def claim_at_once(caller: Caller, raw: bytes) -> Response | None:
-        body, ignored = parse_request(ClaimRequest, raw)
-        claimed = context.services.claims.claim_at_once(caller, body)
-        return None if claimed is None else answer(paused.body(claimed), ignored)
+    def claim_at_once(caller: Caller, raw: bytes) -> tuple[bytes, bytes] | None:
+        body, ignored = _parsed(raw) if len(raw) <= SAME_BYTES else parse_request(ClaimRequest, raw)
+        claimed = None if ignored else context.services.claims.claim_at_once(caller, body)
+        return None if claimed is None else paused.whole(claimed)
 
     operations.at_once["/api/queue/jobs/claim"] = AtOnce(
-        lambda: context.services.claims.is_paused, claim_at_once
+        lambda: context.find_services().claims.is_paused, claim_at_once
     )
 
     @operations.add(

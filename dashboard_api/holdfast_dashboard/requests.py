@@ -47,6 +47,10 @@ class Json(Response):
         self.body = body
         self.raw_headers = [_IS_JSON, (b"content-length", b"%d" % len(body)), *OF_ANSWERS]
 
+    def lines(self) -> bytes:
+        """Its header fields as they go over the wire."""
+        return b"".join(b"%s: %s\r\n" % field for field in self.raw_headers)
+
 
 def json_of(model: BaseModel) -> bytes:
     """A model as it goes over the wire: `model_dump_json` without the way there and back through text."""

@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULT_USER_ID",
     "LOCAL_OPERATOR",
     "SCOPE_KEY",
+    "WATCHED_KEY",
     "WIDER_KEY",
     "Caller",
     "WorkerBounds",
@@ -25,6 +26,9 @@ CALLER_KEY: Final = "holdfast.caller"
 WIDER_KEY: Final = "holdfast.wider"
 #: And, put there by who refuses it with 403, the OAuth scope that would admit it.
 SCOPE_KEY: Final = "holdfast.scope"
+#: And, for an app that knows which of its requests may last, how to have one of those end when its caller's credential
+#: does: called with an ASGI app and what that is to be called with.
+WATCHED_KEY: Final = "holdfast.watched"
 
 
 @dataclass(frozen=True, slots=True)

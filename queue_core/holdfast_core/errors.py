@@ -46,7 +46,6 @@ __all__ = [
     "Conflict",
     "FieldError",
     "ForeignOrigin",
-    "GoingDown",
     "HeadersTooLarge",
     "HoldfastError",
     "IdempotencyStale",
@@ -72,6 +71,7 @@ __all__ = [
     "UnsupportedMediaType",
     "UpgradeRequired",
     "VersionConflict",
+    "going_down",
 ]
 
 
@@ -330,11 +330,9 @@ class Unavailable(HoldfastError):
         super().__init__(detail, retry_after=retry_after)
 
 
-class GoingDown(Unavailable):
+def going_down() -> Unavailable:
     """The server ends, and with it the calls that are under way."""
-
-    def __init__(self) -> None:
-        super().__init__("The server is going down. Repeat this in a moment.")
+    return Unavailable("The server is going down. Repeat this in a moment.")
 
 
 class StoreUnavailable(Unavailable):

@@ -24,14 +24,14 @@ from anyio.to_thread import run_sync
 from sqlalchemy import true
 
 from holdfast_core.clock import SystemClock
+from holdfast_core.db.locks import FileLock
 from holdfast_core.db.migrations import head
 from holdfast_core.db.postgres import plain_url
-from holdfast_core.db.sqlite import FileLock
 from holdfast_core.errors import StoreUnavailable
 from holdfast_core.schemas import System
 from holdfast_core.services.claims import ClaimService
 from holdfast_core.settings import Settings, load_settings
-from holdfast_core.store import claims
+from holdfast_core.store import claim_batches, claims, sqlite_claims
 from holdfast_server.doctor import Check, announcements, examine, file_system, host, race, sqlite
 from holdfast_server.doctor.file_system import file_system_of
 from holdfast_server.doctor.gate import examine_gate
@@ -363,16 +363,20 @@ async def test_a_schema_that_is_behind_or_ahead_is_told(database_url: str) -> No
 def without_the_door(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """PostgreSQL: leave the plain sub-select on the pause row. SQLite: let claims read a pause that is over."""
 
-    def running(connection: Any) -> System:
-        system = read_system(connection)
+    def running(system: System) -> System:
         earlier = {"workers_paused": False, "version": system.version - 1}
         return system.model_copy(update=earlier) if system.workers_paused else system
 
-    read_system = claims.read_system
+    def forget() -> None:
+        claims.claim_statement.cache_clear()
+        claim_batches.batch_statement.cache_clear()
+
+    read_system, system_from = claims.read_system, sqlite_claims.system_from
     monkeypatch.setattr(claims, "door_is_open", true)
-    monkeypatch.setattr(claims, "read_system", running)
-    claims.claim_statement.cache_clear()
-    return claims.claim_statement.cache_clear
+    monkeypatch.setattr(claims, "read_system", lambda connection: running(read_system(connection)))
+    monkeypatch.setattr(sqlite_claims, "system_from", lambda row: running(system_from(row)))
+    forget()
+    return forget
 
 
 async def test_a_gate_that_does_not_hold_is_a_problem(

@@ -1,4 +1,4 @@
-"""Claims that share a statement on PostgreSQL: each has its own job, its own token and its own answer."""
+"""Claims that share a statement, or a turn of the writer: each has its own job, token and answer."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -68,8 +68,8 @@ class Line:
         return answer.job
 
 
-async def test_jobs_are_handed_out_in_the_order_in_which_the_claims_came(postgres_database_url: str) -> None:
-    async with core(postgres_database_url) as (services, _):
+async def test_jobs_are_handed_out_in_the_order_in_which_the_claims_came(database_url: str) -> None:
+    async with core(database_url) as (services, _):
         low = [await enqueue(services, type=f"t{number % 3}") for number in range(6)]
         high = [await enqueue(services, priority=5) for _ in range(2)]
         async with anyio.create_task_group() as tasks:
@@ -97,8 +97,8 @@ async def test_jobs_are_handed_out_in_the_order_in_which_the_claims_came(postgre
             await complete(services, job)
 
 
-async def test_a_request_id_has_one_job_whoever_else_is_in_the_statement(postgres_database_url: str) -> None:
-    async with core(postgres_database_url) as (services, database):
+async def test_a_request_id_has_one_job_whoever_else_is_in_the_statement(database_url: str) -> None:
+    async with core(database_url) as (services, database):
         made = [await enqueue(services) for _ in range(6)]
         running = await claimed(services, "held", requestId="r")
         over = await claimed(services, "over", requestId="r")
@@ -130,9 +130,9 @@ async def test_a_request_id_has_one_job_whoever_else_is_in_the_statement(postgre
 
 
 async def test_claims_that_see_fewer_jobs_than_they_are_get_null_behind_those_who_came_first(
-    postgres_database_url: str,
+    database_url: str,
 ) -> None:
-    async with core(postgres_database_url) as (services, _):
+    async with core(database_url) as (services, _):
         only = await enqueue(services)
         async with anyio.create_task_group() as tasks:
             line = Line(services, tasks)
@@ -148,10 +148,10 @@ async def test_claims_that_see_fewer_jobs_than_they_are_get_null_behind_those_wh
 
 @pytest.mark.parametrize("leaving", ["w0", "w1"])
 async def test_a_claim_cancelled_in_a_batch_gives_its_own_job_back_and_no_other(
-    postgres_database_url: str, leaving: str
+    database_url: str, leaving: str
 ) -> None:
     """Also where it is the one who sent the statement (w0)."""
-    async with core(postgres_database_url) as (services, database):
+    async with core(database_url) as (services, database):
         made = [await enqueue(services) for _ in range(3)]
         async with anyio.create_task_group() as tasks:
             line = Line(services, tasks)
@@ -179,8 +179,8 @@ async def test_a_claim_cancelled_in_a_batch_gives_its_own_job_back_and_no_other(
         assert (await claimed(services, leaving, requestId="r")).id == back.id
 
 
-async def test_a_claim_cancelled_in_line_takes_nothing(postgres_database_url: str) -> None:
-    async with core(postgres_database_url) as (services, database):
+async def test_a_claim_cancelled_in_line_takes_nothing(database_url: str) -> None:
+    async with core(database_url) as (services, database):
         made = [await enqueue(services) for _ in range(3)]
         async with anyio.create_task_group() as tasks:
             line = Line(services, tasks)
@@ -233,9 +233,9 @@ async def test_a_pause_that_comes_while_a_batch_is_under_way_is_answered_to_all_
 
 
 async def test_claims_for_other_types_or_capabilities_do_not_share_a_statement(
-    postgres_database_url: str,
+    database_url: str,
 ) -> None:
-    async with core(postgres_database_url) as (services, _):
+    async with core(database_url) as (services, _):
         await enqueue(services, type="a")
         gpu = await enqueue(services, type="b", requiredCapabilities=["gpu"])
         async with anyio.create_task_group() as tasks:

@@ -33,13 +33,13 @@ class SlowCounts:
         self.door.set()
         monkeypatch.setattr(database, "read", self.read)
 
-    async def read(self, work: Callable[[Connection], Any]) -> Any:
+    async def read(self, work: Callable[[Connection], Any], **how: Any) -> Any:
         if work is metrics.backlog:
             self.begun += 1
             self.changed.set()
             await self.door.wait()
             self._clock.ahead += 0.5
-        return await self._read(work)
+        return await self._read(work, **how)
 
     async def next(self) -> None:
         """Until another count begins, from when this was called."""

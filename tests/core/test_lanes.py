@@ -6,15 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, select, update
 
 from holdfast_core.callers import LOCAL_OPERATOR
 from holdfast_core.db import Lane
-from holdfast_core.db.tables import artifacts, job_events
+from holdfast_core.db.tables import artifacts, job_events, jobs
+from holdfast_core.db.types import Now
 from holdfast_core.ids import uuid7
 from holdfast_core.schemas import Job, JobQuery
 from holdfast_core.services import Services
 from holdfast_core.store import upkeep
+from holdfast_core.store.metrics import backlog
 from support.core import claim, claimed, column, complete, enqueue, pause, resume, row, sql, until
 from support.stores import core
 
@@ -194,3 +196,21 @@ async def test_without_a_setting_everything_is_kept(database_url: str) -> None:
         await complete(services, await claimed(services))
         await sql(database, "UPDATE agent_jobs SET finished_at = '2001-01-01T00:00:00.000000Z'")
         assert await services.upkeep.remove() == 0
+
+
+async def test_the_age_of_the_oldest_job_that_waits_is_told_whatever_its_lane_and_priority(
+    database_url: str,
+) -> None:
+    async with core(database_url) as (services, database):
+        made = [
+            await enqueue(services, type=f"t{number % 2}", priority=priority)
+            for number, priority in enumerate((0, 5, -5, 5, 0, -5))
+        ]
+        # Each of these is older than the one before it.
+        for hours, job in enumerate((made[2], made[1], made[4], made[5]), 1):
+            aged = update(jobs).where(jobs.c.id == job.id).values(created_at=Now(-3600.0 * hours))
+            await database.write(lambda c, aged=aged: c.execute(aged))
+            found = await database.read(backlog)
+            assert found.queued == len(made)
+            assert found.oldest_seconds is not None
+            assert found.oldest_seconds // 3600 == hours

@@ -1,4 +1,4 @@
-"""Heartbeats, completes and new jobs that share a statement on PostgreSQL: each is answered as it would be alone."""
+"""Heartbeats, completes and new jobs that go out together: each is answered as it would be alone."""
 
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
@@ -75,8 +75,8 @@ def like(job: Job, **changes: Any) -> Job:
     return job.model_copy(update=changes)
 
 
-async def test_heartbeats_in_one_statement_say_each_their_own(postgres_database_url: str) -> None:
-    async with core(postgres_database_url) as (services, database):
+async def test_heartbeats_in_one_statement_say_each_their_own(database_url: str) -> None:
+    async with core(database_url) as (services, database):
         first, second, third, stolen = await held(services, 4)
         before = await row(database, third)
         progressed = [await column(database, job, "progressed_at") for job in (first, second, third)]
@@ -117,9 +117,9 @@ async def test_heartbeats_in_one_statement_say_each_their_own(postgres_database_
 
 
 async def test_two_heartbeats_for_one_job_in_one_statement_are_both_answered(
-    postgres_database_url: str,
+    database_url: str,
 ) -> None:
-    async with core(postgres_database_url) as (services, _):
+    async with core(database_url) as (services, _):
         job, other = await held(services, 2)
         async with together(services.leases._batches) as one:
             await one.come(heartbeat(services, job, checkpoint="one"))
@@ -153,8 +153,8 @@ async def test_a_heartbeat_whose_row_somebody_holds_does_not_hold_up_the_others(
         assert one.got[1].id == slow.id
 
 
-async def test_a_pause_is_told_to_all_heartbeats_of_a_statement(postgres_database_url: str) -> None:
-    async with core(postgres_database_url) as (services, _):
+async def test_a_pause_is_told_to_all_heartbeats_of_a_statement(database_url: str) -> None:
+    async with core(database_url) as (services, _):
         found = await held(services, 3)
         async with together(services.leases._batches) as one:
             for job in found:
@@ -165,8 +165,8 @@ async def test_a_pause_is_told_to_all_heartbeats_of_a_statement(postgres_databas
         ] * 3
 
 
-async def test_completes_in_one_statement_end_each_job_once(postgres_database_url: str) -> None:
-    async with core(postgres_database_url) as (services, database):
+async def test_completes_in_one_statement_end_each_job_once(database_url: str) -> None:
+    async with core(database_url) as (services, database):
         first, second, done, failed, stolen = await held(services, 5)
         await complete(services, done, resultSummary="before")
         await fail(services, failed)

@@ -54,7 +54,8 @@ async def test_the_schema_equals_the_sum_of_the_migrations(database_url: str) ->
             sqlite = connection.dialect.name == "sqlite"
 
             def compared(_: object, name: str | None, kind: str, *more: object) -> bool:
-                return not (sqlite and kind == "index")  # Alembic cannot read SQLite's expressions back
+                # Alembic cannot read SQLite's expressions back, and does not know that one index is SQLite's only.
+                return not (kind == "index" and (sqlite or name == "ix_agent_jobs_leases"))
 
             options = {"compare_type": True, "include_object": compared}
             return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)

@@ -1,20 +1,24 @@
 """Migrations keep what is there: a database of an earlier version, with data, goes on where it was."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Column, Connection, MetaData, Table, insert
+from sqlalchemy import Column, Connection, MetaData, Table, func, insert, inspect, select
 
-from holdfast_core.callers import LOCAL_OPERATOR
-from holdfast_core.db import migrations
-from holdfast_core.db.tables import jobs
+from holdfast_core.callers import DEFAULT_USER_ID, LOCAL_OPERATOR
+from holdfast_core.db import migrations, tables
+from holdfast_core.db.tables import artifacts, control_events, idempotency_keys, job_events, jobs, workers
 from holdfast_core.settings import load_settings
-from support.core import claim, claimed, complete, sql
+from holdfast_core.store.lanes import add_lanes, lane_key
+from support.core import audit, claim, claimed, complete, pause, resume, sql
 from support.postgres import Template
 from support.stores import core
 
@@ -22,20 +26,7 @@ pytestmark = pytest.mark.anyio
 
 BEGAN = datetime(2026, 2, 20, 1, 55, tzinfo=UTC)
 FAR = datetime(2099, 1, 1, tzinfo=UTC)
-#: What the first version had not.
-NEW = {
-    "asked_at",
-    "enqueue_body",
-    "enqueue_key",
-    "heartbeat_at",
-    "lane",
-    "progressed_at",
-    "ready",
-    "request_id",
-}
-OLD_JOBS = Table(
-    "agent_jobs", MetaData(), *(Column(c.name, c.type) for c in jobs.columns if c.name not in NEW)
-)
+OLD_REVISIONS = sorted(migrations._known() - {migrations.head()})
 HELD = {
     "claimed_by": "w",
     "claim_worker": "w",
@@ -51,38 +42,111 @@ JOBS: list[dict[str, Any]] = [
     {"type": "a", "status": "running", "lease_expires_at": FAR, "phase": "running", **HELD},
     {"type": "done", "status": "succeeded", "finished_at": BEGAN, "claim_outcome": "complete", **HELD},
 ]
+RUNNING, DONE = UUID(int=5), UUID(int=6)
+#: What else stands in a database: the rows of each table that a version has.
+OTHERS: dict[Table, list[dict[str, Any]]] = {
+    control_events: [
+        {
+            "id": UUID(int=number),
+            "control": "worker_pause",
+            "action": action,
+            "outcome": "changed",
+            "mode": "drain",
+            "reason": "an upgrade",
+            "actor_user_id": DEFAULT_USER_ID,
+            "actor": "local operator",
+            "version": number,
+            "force_resume": False,
+            "created_at": BEGAN + timedelta(seconds=number),
+        }
+        for number, action in ((2, "pause"), (3, "resume"))
+    ],
+    workers: [
+        {
+            "id": "w",
+            "capabilities": ["gpu"],
+            "transport": "rest",
+            "auto_enabled": True,
+            "interval_seconds": 10.0,
+            "first_seen_at": BEGAN,
+            "last_seen_at": BEGAN,
+        }
+    ],
+    job_events: [
+        {"job_id": DONE, "sequence": 1, "level": "info", "message": "it is done", "created_at": BEGAN}
+    ],
+    artifacts: [
+        {
+            "id": UUID(int=1),
+            "job_id": DONE,
+            "name": "report.txt",
+            "content_type": "text/plain",
+            "size": 6,
+            "digest": "sha256:" + "0" * 64,
+            "worker_id": "w",
+            "created_at": BEGAN,
+            "content": b"report",
+        }
+    ],
+    idempotency_keys: [{"key": "0" * 64, "body": "0" * 64, "version": 3, "created_at": BEGAN}],
+}
+MIGRATE = """
+import sys
+from holdfast_core.db.migrations import migrate
+from holdfast_core.settings import load_settings
+print(migrate(load_settings(database_url=sys.argv[1])))
+"""
+
+
+@dataclass(frozen=True)
+class Old:
+    """A database at an earlier revision, and how many rows each table that has some has."""
+
+    url: str
+    counts: dict[str, int]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def old_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
-    """A database of the first version, with a job of each kind in it."""
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    """A database with nothing in it."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/old/holdfast.db"
-        upgraded(url, "0001", fill)
-        yield url
+        yield f"sqlite:///{tmp_path}/old/holdfast.db"
         return
     empty = Template(request.getfixturevalue("postgres_url"))
     empty.create()
     try:
-        upgraded(empty.url, "0001", fill)
         yield empty.url
     finally:
         empty.drop()
 
 
-def upgraded(url: str, revision: str, then: Callable[[Connection], None]) -> None:
-    """Bring the schema to a revision and do something there, in one transaction."""
+def old_database(url: str, revision: str) -> Old:
+    """Bring an empty database to a revision, and put in what its tables can hold."""
+    counts: dict[str, int] = {}
 
     def work(connection: Connection, lock: Callable[[], None]) -> None:
         lock()
         migrations._upgrade_to(connection, revision)
-        then(connection)
+        fill(connection)
+        found = counted(connection, inspect(connection).get_table_names())
+        counts.update({name: count for name, count in found.items() if count})
 
     with ThreadPoolExecutor(1) as pool:  # on PostgreSQL it starts a loop of its own
         pool.submit(migrations._with_connection, load_settings(database_url=url), work).result()
+    return Old(url, counts)
+
+
+def counted(connection: Connection, names: list[str]) -> dict[str, int]:
+    return {
+        name: connection.execute(select(func.count()).select_from(tables.metadata.tables[name])).scalar_one()
+        for name in names
+        if name in tables.metadata.tables
+    }
 
 
 def fill(connection: Connection) -> None:
+    there = inspect(connection)
+    has_lanes = there.has_table("agent_job_lanes")
     for number, job in enumerate(JOBS):
         at = BEGAN + timedelta(seconds=number)
         row = {
@@ -93,15 +157,37 @@ def fill(connection: Connection) -> None:
             "required_capabilities": [],
             "attempt": 1,
             "max_attempts": 3,
+            "created_by_user_id": DEFAULT_USER_ID,
             "created_at": at,
             "updated_at": at,
             **job,
         }
-        connection.execute(insert(OLD_JOBS).values(row))
+        if has_lanes:
+            key = lane_key(row["type"], row["required_capabilities"])
+            kinds = {key: (row["type"], row["required_capabilities"])}
+            row |= {"lane": add_lanes(connection, kinds)[key], "ready": "next_attempt_at" not in row}
+        connection.execute(insert(as_it_is(jobs, connection)).values(row))
+    for table, rows in OTHERS.items():
+        if there.has_table(table.name):
+            for row in rows:
+                connection.execute(insert(as_it_is(table, connection)).values(row))
+    connection.execute(tables.pause_state.update().values(version=2, updated_at=BEGAN))
+    connection.execute(tables.pause_state.update().values(version=3, updated_at=BEGAN))
 
 
-async def test_a_database_of_the_first_version_goes_on_where_it_was(old_database_url: str) -> None:
-    async with core(old_database_url) as (services, database):
+def as_it_is(table: Table, connection: Connection) -> Table:
+    """A table of ours with the columns that this database has of it."""
+    there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    return Table(table.name, MetaData(), *(Column(c.name, c.type) for c in table.columns if c.name in there))
+
+
+@pytest.mark.parametrize("revision", OLD_REVISIONS)
+async def test_a_database_of_an_earlier_version_goes_on_where_it_was(
+    empty_database_url: str, revision: str
+) -> None:
+    old = old_database(empty_database_url, revision)
+    async with core(old.url) as (services, database):
+        assert await database.read(lambda c: counted(c, list(old.counts))) == old.counts
         counts = (await services.pause.status(LOCAL_OPERATOR)).metrics
         assert (counts.queued, counts.scheduled, counts.running) == (3, 1, 1)
         first, second = await claimed(services), await claimed(services)
@@ -109,8 +195,42 @@ async def test_a_database_of_the_first_version_goes_on_where_it_was(old_database
         assert (await claim(services)).job is None, "one needs what this worker has not, one is for later"
         assert (await claimed(services, workerCapabilities=["web", "gpu"])).payload == {"n": 0}
         # The job that ran before still belongs to its worker.
-        before = first.model_copy(update={"id": UUID(int=5), "claimed_by": "w", "lease_token": None})
+        before = first.model_copy(update={"id": RUNNING, "claimed_by": "w", "lease_token": None})
         assert (await complete(services, before)).status == "succeeded"
         await sql(database, "UPDATE agent_jobs SET next_attempt_at = created_at WHERE NOT ready")
         await services.upkeep.promote()
         assert (await claimed(services)).type == "later"
+        await pause(services)
+        await resume(services)
+        assert [(event.action, event.version) for event in await audit(services)] == [
+            ("pause", 2),
+            ("resume", 3),
+            ("pause", 4),
+            ("resume", 5),
+        ]
+        kept = select(artifacts.c.content)
+        if "agent_job_artifacts" in old.counts:
+            assert await database.read(lambda c: c.execute(kept).scalars().all()) == [b"report"]
+
+
+def test_ten_processes_that_start_at_once_bring_it_up_to_date_once(empty_database_url: str) -> None:
+    old = old_database(empty_database_url, OLD_REVISIONS[0])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MIGRATE, old.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(10)
+    ]
+    results = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+    assert [(out.strip(), code) for out, _, code in results] == [(migrations.head(), 0)] * 10, results
+    left: dict[str, int] = {}
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(
+            migrations._with_connection,
+            load_settings(database_url=old.url),
+            lambda connection, _: left.update(counted(connection, list(old.counts))),
+        ).result()
+    assert left == old.counts

@@ -9,7 +9,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from holdfast_core.db import Database
-from holdfast_core.db.sqlite import FileLock
+from holdfast_core.db.locks import FileLock
 from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import Job
 from holdfast_core.services import Services

@@ -14,7 +14,8 @@ from holdfast_core.ids import uuid7
 from holdfast_core.services.batches import MOST_TOGETHER
 from holdfast_core.store.claim_batches import batch_arguments, batch_statement
 from holdfast_core.store.claims import Claim, _ready_sqlite, claim_statement
-from holdfast_core.store.metrics import _BACKLOG
+from holdfast_core.store.metrics import _BACKLOG, _IN_FLIGHT
+from holdfast_core.store.sqlite_claims import _PRIOR, next_statement
 from support.core import lane_of
 from support.stores import core
 
@@ -106,11 +107,36 @@ async def test_on_sqlite_a_claim_walks_its_index_too(sqlite_url: str, by_type: b
         assert "SCAN agent_jobs" not in plan, plan
 
 
+@pytest.mark.parametrize("by_type", [False, True])
+async def test_on_sqlite_claims_that_come_together_walk_their_index(sqlite_url: str, by_type: bool) -> None:
+    async with core(sqlite_url) as (_, database):
+        plan = await database.read(plan_on_sqlite(next_statement(by_type=by_type)))
+        assert "SEARCH inner_jobs USING INDEX ix_agent_jobs_ready (lane=?)" in plan, plan
+        assert "SEARCH agent_jobs USING INTEGER PRIMARY KEY" in plan, plan
+        assert "SCAN inner_jobs" not in plan, plan
+        assert "SCAN agent_jobs" not in plan, plan
+
+
+async def test_on_sqlite_requests_with_an_id_probe_its_index(sqlite_url: str) -> None:
+    async with core(sqlite_url) as (_, database):
+        plan = await database.read(plan_on_sqlite(_PRIOR))
+        assert "uq_agent_jobs_request (claim_worker=? AND request_id=?)" in plan, plan
+        assert "SCAN agent_jobs" not in plan, plan
+
+
+async def test_on_sqlite_what_runs_is_counted_from_the_index_that_holds_all_that_counts(
+    sqlite_url: str,
+) -> None:
+    async with core(sqlite_url) as (_, database):
+        plan = await database.read(plan_on_sqlite(_IN_FLIGHT))
+        assert "ix_agent_jobs_leases" in plan, plan
+
+
 async def test_on_sqlite_what_waits_is_counted_and_promoted_from_the_indexes_that_hold_just_that(
     sqlite_url: str,
 ) -> None:
     async with core(sqlite_url) as (_, database):
-        plan = await database.read(plan_on_sqlite(_BACKLOG))
+        plan = await database.read(plan_on_sqlite(_BACKLOG["sqlite"]))
         assert (
             "USING INDEX ix_agent_jobs_ready" in plan or "USING COVERING INDEX ix_agent_jobs_ready" in plan
         ), plan

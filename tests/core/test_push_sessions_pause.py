@@ -179,9 +179,9 @@ async def test_one_toggle_costs_a_hundred_sessions_no_look_at_the_database(
         looks: list[int] = []
         reading = type(database).read
 
-        async def counted(self: Any, work: Any) -> Any:
+        async def counted(self: Any, work: Any, **how: Any) -> Any:
             looks.append(1)
-            return await reading(self, work)
+            return await reading(self, work, **how)
 
         monkeypatch.setattr(type(database), "read", counted)
         await pause(services)

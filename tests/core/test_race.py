@@ -132,11 +132,11 @@ async def race(url: str, *, pauses: int, without_gate: bool = False) -> tuple[in
     chance = random.Random(20261123)
     flags = ("--without-gate",) if without_gate else ()
     async with core(url) as (services, database):
-        await fill(database, 30_000)
+        await fill(database, 80_000)  # more than are claimed between the pauses
         with claimers(url, PROCESSES, *flags) as running:
             before = 0
             for _ in range(pauses):
-                await anyio.sleep(chance.uniform(0.002, 0.03))
+                await anyio.sleep(chance.uniform(0.002, 0.08))
                 snapshot = await toggle(services, "pause")
                 answered = await database.read(claimed)
                 for one in running:
@@ -232,7 +232,7 @@ asyncio.run(main())
 HOLD_THE_TURN = """
 import sys, time
 from pathlib import Path
-from holdfast_core.db.sqlite import FileLock
+from holdfast_core.db.locks import FileLock
 FileLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(60)

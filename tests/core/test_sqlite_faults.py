@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from holdfast_core.callers import LOCAL_OPERATOR
-from holdfast_core.db import Database
+from holdfast_core.db import Database, Lane
 from holdfast_core.db.tables import jobs
 from holdfast_core.errors import HoldfastError, PauseNotConfirmed, StoreUnavailable
 from holdfast_core.schemas import JobQuery, parse_query
@@ -38,9 +38,9 @@ def everything(connection: Connection) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in connection.execute(select(jobs).order_by(jobs.c.id))]
 
 
-async def writer(database: Database) -> sqlite3.Connection:
-    """The connection that all writes go through."""
-    found: Any = await database.write(lambda c: c.connection.driver_connection)
+async def writer(database: Database, lane: Lane = Lane.PLAIN) -> sqlite3.Connection:
+    """The connection that all writes go through, or all toggles."""
+    found: Any = await database.write(lambda c: c.connection.driver_connection, lane=lane)
     assert isinstance(found, sqlite3.Connection)
     return found
 
@@ -109,8 +109,9 @@ async def test_a_database_that_became_read_only_says_so_and_recovers(sqlite_url:
         await enqueue(services)
         job = await claimed(services)
         before = await database.read(everything)
-        connection = await writer(database)
-        connection.execute("PRAGMA query_only=ON")
+        connections = [await writer(database, lane) for lane in (Lane.PLAIN, Lane.CONTROL)]
+        for connection in connections:
+            connection.execute("PRAGMA query_only=ON")
         for call in (
             lambda: heartbeat(services, job),
             lambda: claim(services),
@@ -121,7 +122,8 @@ async def test_a_database_that_became_read_only_says_so_and_recovers(sqlite_url:
                 await call()
         with pytest.raises(PauseNotConfirmed, match="read-only"):
             await pause(services)
-        connection.execute("PRAGMA query_only=OFF")
+        for connection in connections:
+            connection.execute("PRAGMA query_only=OFF")
         assert await database.read(everything) == before
         await complete(services, job)
         assert (await pause(services)).system.version == 2
@@ -152,16 +154,20 @@ async def test_the_writer_survives_a_lock_file_that_cannot_be_written(sqlite_url
     async with core(sqlite_url) as (services, _):
         lock = Path(f"{sqlite_url.removeprefix('sqlite:///')}.lock").stat().st_ino
         descriptors = [int(path.name) for path in Path("/proc/self/fd").iterdir()]
-        (ours,) = [number for number in descriptors if _inode(number) == lock]
-        kept = os.dup(ours)
+        ours = [number for number in descriptors if _inode(number) == lock]
+        kept = [os.dup(one) for one in ours]
         full = os.open("/dev/full", os.O_RDWR)
         try:
-            os.dup2(full, ours)
+            for one in ours:
+                os.dup2(full, one)
             await enqueue(services)  # the lock holds all the same; only the name of its holder is missing
+            await pause(services)
         finally:
-            os.dup2(kept, ours)
-            os.close(kept)
+            for one, before in zip(ours, kept, strict=True):
+                os.dup2(before, one)
+                os.close(before)
             os.close(full)
+        await resume(services)
         await enqueue(services)
         assert (await claim(services)).job is not None
 

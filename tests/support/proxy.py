@@ -70,6 +70,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 await self._flows.wait()
+                if writer.transport.is_closing():  # by the other way, meanwhile
+                    return
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

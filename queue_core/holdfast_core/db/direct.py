@@ -56,7 +56,11 @@ def fetch(connection: Connection, statement: Executable, values: Mapping[str, An
         raise IntegrityError(prepared.sql, None, error, hide_parameters=True) from error
     except BaseException as error:
         # The pool must not hand out a connection that is gone, or in the middle of something.
-        if driver.is_closed() or not isinstance(error, asyncpg.PostgresError):
+        if driver.is_closed() and isinstance(error, Exception):
+            connection.exec_driver_sql(
+                "SELECT 1"
+            )  # SQLAlchemy sees for itself, and lets go of all that are as old
+        elif not isinstance(error, asyncpg.PostgresError):
             connection.invalidate(error)
         raise
     return [dict(row) for row in found]

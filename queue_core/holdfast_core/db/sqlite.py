@@ -1,15 +1,15 @@
-"""SQLite: one writer thread behind a lock file, and a few readers.
+"""SQLite: a writer behind a lock file, another for pause and resume, and a few readers.
 
-Several processes may share the file. `BEGIN IMMEDIATE` alone lets a writer starve (a pause waited 4 s under
-saturating claimers in several processes); an advisory lock on a file of its own, taken first, is fair (1.9 ms,
-worst 46 ms). All commits, and the checkpoints that they start, happen under that lock, which also keeps clear
-of the WAL-reset race of SQLite before 3.51.3. The lock file names its holder's process id.
+Several processes may share the file, and take turns by a lock on a file of its own (`holdfast_core.db.locks`). All
+commits, and the checkpoints that they start, happen under that lock, which also keeps clear of the WAL-reset race of
+SQLite before 3.51.3. Pause and resume have a thread and a connection of their own, so that they stand in no line of
+this process, and pass those of others.
 
 Group commit: turns that wait together share one transaction, one after the other in their order, each in a
 savepoint of its own, so that one that fails leaves nothing and the others stand. The lock, the beginning and the
 sync to disk, which cost more than most turns do, are paid once for all. Nobody is answered before the commit; where
-that fails, all are told so. The shared transaction ends as soon as pause or resume waits, which go alone and first,
-and after `SHARED_SECONDS`, so that other processes have their turn. Done here and not for each kind of request,
+that fails, all are told so. The shared transaction ends as soon as a pause or resume of this process waits, and after
+`SHARED_SECONDS`, so that other processes have their turn. Done here and not for each kind of request,
 because this serves all of them, and because here a turn is all that a batch would be.
 """
 
@@ -20,12 +20,11 @@ import sys
 import threading
 import time
 from asyncio import AbstractEventLoop, Future, get_running_loop, wait
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, fail_after
@@ -35,10 +34,11 @@ from sqlalchemy.exc import OperationalError
 
 from holdfast_core.clock import Clock
 from holdfast_core.db.database import Lane, Work, store_unavailable, uncancelled
+from holdfast_core.db.locks import WriterLocks
 from holdfast_core.db.types import SQLITE_NOW, to_text
 from holdfast_core.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ["START_SECONDS", "FileLock", "SqliteDatabase", "sqlite_engine"]
+__all__ = ["START_SECONDS", "SqliteDatabase", "sqlite_engine"]
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -50,99 +50,12 @@ TURN_SECONDS: Final = {Lane.CONTROL: 3.0, Lane.PLAIN: 5.0, Lane.SINGLE: 5.0, Lan
 START_SECONDS: Final = 30.0
 #: How long SQLite itself waits for a writer that does not know our lock file (the sqlite3 shell, a backup).
 BUSY_MS: Final = 3_000
+#: For how long a thread may compute while others wait for the interpreter (Python's own default is ten times that). A
+#: turn of the writer waits for it at each return from SQLite and from the kernel, with the lock in its hands.
+SWITCH_SECONDS: Final = 0.0005
 #: How long turns may go on to join a transaction, and how many.
 SHARED_SECONDS: Final = 0.005
 SHARED_TURNS: Final = 64
-_PRIORITY: Final = {Lane.CONTROL: 0, Lane.PLAIN: 1, Lane.SINGLE: 1, Lane.GATED: 1}
-_STOP_PRIORITY: Final = 2
-
-
-class FileLock:
-    """An exclusive lock among processes and threads, on a file beside the database."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-
-    def acquire(self) -> None:
-        """Wait for the lock. Blocks the thread: the kernel hands it on, nobody polls."""
-        _lock(self._file)
-        with suppress(OSError):  # the lock holds all the same: on a full disk only the name is missing
-            os.lseek(self._file, 0, os.SEEK_SET)
-            os.write(self._file, f"{os.getpid()}\n".ljust(12).encode())
-
-    def acquire_within(self, seconds: float) -> None:
-        """Wait for the lock for a while only. For the start, not for every write: it takes a thread.
-
-        Raises ConfigurationError naming the process that holds it.
-        """
-        decide, done = threading.Lock(), threading.Event()
-        given_up = False
-
-        def waiting() -> None:
-            # Blocking, and so in the kernel's queue: who only looks now and then starves under load.
-            self.acquire()
-            with decide:
-                done.set()
-                if given_up:
-                    self.release()
-
-        threading.Thread(target=waiting, name="holdfast-lock", daemon=True).start()
-        if not done.wait(seconds):
-            with decide:
-                given_up = not done.is_set()
-            if given_up:
-                raise ConfigurationError(
-                    f"Process {self.holder()} has held the lock {self._path} for {seconds:.0f} s."
-                    " If that process is stuck, end it and start again."
-                )
-
-    def release(self) -> None:
-        """Give the lock back."""
-        _unlock(self._file)
-
-    def holder(self) -> int | None:
-        """The process that took the lock last, for an error message."""
-        try:
-            return int(self._path.read_text().split()[0])
-        except (OSError, ValueError, IndexError):
-            return None
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: int) -> None:
-        # Byte 64, since a locked byte cannot be read and the first ones hold the process id.
-        while True:
-            os.lseek(file, 64, os.SEEK_SET)
-            try:
-                return msvcrt.locking(file, msvcrt.LK_LOCK, 1)
-            except OSError:  # it gives up after ten seconds
-                continue
-
-    def _unlock(file: int) -> None:
-        os.lseek(file, 64, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
-else:
-    import fcntl
-
-    def _lock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-    def _unlock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 class _Moment:
@@ -154,11 +67,14 @@ class _Moment:
     def begin(self, now: datetime) -> None:
         """From here on it is this time."""
         self._now = now
-        self._text = to_text(now)  # a statement asks for it half a dozen times
+        self._texts: dict[float, str] = {}  # a statement asks for some of them half a dozen times
 
     def plus(self, seconds: float) -> str:
         """The time so many seconds later, as it is stored."""
-        return to_text(self._now + timedelta(seconds=seconds)) if seconds else self._text
+        text = self._texts.get(seconds)
+        if text is None:
+            text = self._texts[seconds] = to_text(self._now + timedelta(seconds=seconds))
+        return text
 
 
 def sqlite_engine(path: Path, clock: Clock, *, writer: bool) -> Engine:
@@ -199,19 +115,128 @@ def sqlite_engine(path: Path, clock: Clock, *, writer: bool) -> Engine:
     return engine
 
 
-@dataclass(order=True)
+@dataclass(slots=True)
 class _Turn:
-    """One transaction that waits for the writer."""
+    """One transaction that waits for a writer."""
 
-    priority: int
-    number: int
-    work: Callable[[Connection], Any] | None = field(compare=False)
-    loop: AbstractEventLoop | None = field(compare=False, default=None)
-    future: "Future[Any] | None" = field(compare=False, default=None)
-    begun: bool = field(compare=False, default=False)
-    given_up: bool = field(compare=False, default=False)
-    result: Any = field(compare=False, default=None)
-    failure: BaseException | None = field(compare=False, default=None)
+    work: Callable[[Connection], Any]
+    loop: AbstractEventLoop
+    future: "Future[Any]"
+    begun: bool = False
+    given_up: bool = False
+    result: Any = None
+    failure: BaseException | None = None
+
+
+class _Writer:
+    """A thread that runs turns in their order, on a connection of its own.
+
+    `toggles`: those that go first and alone. `quiet` is set while there are none in this process.
+    """
+
+    def __init__(
+        self, path: Path, clock: Clock, name: str, quiet: threading.Event, *, toggles: bool = False
+    ) -> None:
+        self.turns: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
+        self.locks = WriterLocks(path)
+        self.engine = sqlite_engine(path, clock, writer=True)
+        self._clock = clock
+        self._toggles = toggles
+        self._quiet = quiet
+        # Guards begun/given_up: a turn is either run or given up, never both.
+        self._decide = threading.Lock()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def open(self) -> None:
+        """Look whether the database can be written, under the lock. Raises OSError or OperationalError."""
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+    def start(self) -> None:
+        """Begin to take turns."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Run the turns that wait, then end. Blocks."""
+        self.turns.put(None)
+        self._thread.join()
+
+    def close(self) -> None:
+        """Close the files."""
+        self.engine.dispose()
+        self.locks.close()
+
+    def give_up(self, turn: _Turn) -> bool:
+        """Whether the turn had not begun, and now never will."""
+        with self._decide:
+            turn.given_up = not turn.begun
+        return turn.given_up
+
+    def _run(self) -> None:
+        while not self._stopped:
+            turn = self.turns.get()
+            if turn is None:
+                return
+            if not self._toggles:
+                self._quiet.wait()  # the thread of a toggle may not have come to its lock yet
+            done: list[_Turn] = []
+            with self.locks.toggle() if self._toggles else self.locks.turn():
+                if not self._may_begin(turn):
+                    continue
+                try:
+                    with self.engine.begin() as connection:
+                        self._share(connection, turn, done)
+                except BaseException as error:  # handed to those who wait
+                    for one in done or [turn]:
+                        one.failure = one.failure or error
+            _settle(done or [turn])
+
+    def _may_begin(self, turn: _Turn) -> bool:
+        with self._decide:
+            turn.begun = not turn.given_up
+        return turn.begun
+
+    def _share(self, connection: Connection, turn: _Turn, done: list[_Turn]) -> None:
+        """Run this turn and those that may join it. Those that were run are `done`, whatever came of them."""
+        driver: Any = connection.connection.driver_connection
+        moment: _Moment = connection.info["moment"]
+        until = time.monotonic() + SHARED_SECONDS
+        joining: _Turn | None = turn
+        while joining is not None:
+            # The first one needs no savepoint: where it fails, there is nothing yet that has to stand.
+            shared = bool(done)
+            done.append(joining)
+            if shared:
+                moment.begin(self._clock.now())
+                driver.execute("SAVEPOINT turn")
+            try:
+                joining.result = joining.work(connection)
+            except BaseException as error:  # handed to the one who waits
+                joining.failure = error
+                if (
+                    not shared or not driver.in_transaction
+                ):  # SQLite itself rolls back on a full disk, an I/O error
+                    raise
+                driver.execute("ROLLBACK TO turn")
+            if shared:
+                driver.execute("RELEASE turn")
+            over = self._toggles or len(done) == SHARED_TURNS or time.monotonic() >= until
+            joining = None if over else self._next_to_share()
+
+    def _next_to_share(self) -> _Turn | None:
+        """The next turn, where it may join: one of those that wait already."""
+        while self._quiet.is_set():
+            try:
+                turn = self.turns.get_nowait()
+            except queue.Empty:
+                return None
+            if turn is None:
+                self._stopped = True
+                return None
+            if self._may_begin(turn):
+                return turn
+        return None
 
 
 class SqliteDatabase:
@@ -221,39 +246,40 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
-        self._clock = clock
-        self._lock = FileLock(path.with_name(path.name + ".lock"))
-        self._writing = sqlite_engine(path, clock, writer=True)
+        self._toggles = 0
+        self._quiet = threading.Event()
+        self._quiet.set()
+        self._writer = _Writer(path, clock, "holdfast-writer", self._quiet)
+        self._toggler = _Writer(path, clock, "holdfast-toggler", self._quiet, toggles=True)
         self._reading = sqlite_engine(path, clock, writer=False)
         self._readers = CapacityLimiter(READERS)
-        self._turns: queue.PriorityQueue[_Turn] = queue.PriorityQueue()
-        self._numbers = 0
         self.outages = 0
-        # Guards begun/given_up: a turn is either run or given up, never both.
-        self._decide = threading.Lock()
-        self._thread = threading.Thread(target=self._write_in_turn, name="holdfast-writer", daemon=True)
 
     @classmethod
     def open(cls, path: Path, clock: Clock) -> "SqliteDatabase":
         """Open a database that has been migrated. Raises ConfigurationError where it cannot be used."""
         try:
             database = cls(path, clock)
-            database._lock.acquire_within(START_SECONDS)
+            writers = (database._writer, database._toggler)
+            lock = database._writer.locks.lock
+            lock.acquire_within(START_SECONDS)
             try:
-                with database._writing.begin() as connection:
-                    connection.exec_driver_sql("SELECT 1")
+                for writer in writers:
+                    writer.open()
             finally:
-                database._lock.release()
+                lock.release()
         except (OSError, OperationalError) as error:
             cause = error.orig if isinstance(error, OperationalError) else error
             raise ConfigurationError(
                 f"The database {path} cannot be used: {cause}. Check the path and its permissions,"
                 " or set HOLDFAST_DATABASE_URL."
             ) from None
-        database._thread.start()
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
+        for writer in writers:
+            writer.start()
         return database
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, lane: Lane = Lane.SINGLE) -> T:
         """Run `work` in a reader's thread, in one transaction, so in one snapshot."""
 
         def reading() -> T:
@@ -267,20 +293,28 @@ class SqliteDatabase:
             raise
 
     async def write(self, work: Work[T], *, lane: Lane = Lane.PLAIN) -> T:
-        """Run `work` in the writer's thread, in its turn, and commit it."""
+        """Run `work` in a writer's thread, in its turn, and commit it."""
+        if lane is not Lane.CONTROL:
+            return await self._write(self._writer, work, lane)
+        self._toggles += 1
+        self._quiet.clear()
+        try:
+            return await self._write(self._toggler, work, lane)
+        finally:
+            self._toggles -= 1
+            if self._toggles == 0:
+                self._quiet.set()
+
+    async def _write(self, writer: _Writer, work: Work[T], lane: Lane) -> T:
         loop = get_running_loop()
-        self._numbers += 1
-        turn = _Turn(_PRIORITY[lane], self._numbers, work, loop, loop.create_future())
-        assert turn.future is not None
-        self._turns.put(turn)
+        turn = _Turn(work, loop, loop.create_future())
+        writer.turns.put(turn)
         with uncancelled():
             try:
                 with fail_after(TURN_SECONDS[lane]):
                     await _settled(turn.future)
             except TimeoutError:
-                with self._decide:
-                    turn.given_up = not turn.begun
-                if turn.given_up:
+                if writer.give_up(turn):
                     self.outages += 1
                     raise self._turn_did_not_come(TURN_SECONDS[lane]) from None
                 await _settled(turn.future)
@@ -299,7 +333,7 @@ class SqliteDatabase:
             raise unavailable from error
 
     def _turn_did_not_come(self, seconds: float) -> StoreUnavailable:
-        holder = self._lock.holder()
+        holder = self._writer.locks.lock.holder()
         if holder in (None, os.getpid()):
             # Our own turn holds the lock file, and waits for a program that does not know it.
             return StoreUnavailable(
@@ -311,75 +345,17 @@ class SqliteDatabase:
             " process is stuck, end it and repeat."
         )
 
-    def _write_in_turn(self) -> None:
-        while True:
-            turn = self._turns.get()
-            if turn.work is None:
-                return
-            done: list[_Turn] = []
-            with self._lock:
-                if not self._may_begin(turn):
-                    continue
-                try:
-                    with self._writing.begin() as connection:
-                        self._share(connection, turn, done)
-                except BaseException as error:  # handed to those who wait
-                    for one in done or [turn]:
-                        one.failure = one.failure or error
-            for one in done or [turn]:
-                _settle(one)
-
-    def _may_begin(self, turn: _Turn) -> bool:
-        with self._decide:
-            turn.begun = not turn.given_up
-        return turn.begun
-
-    def _share(self, connection: Connection, turn: _Turn, done: list[_Turn]) -> None:
-        """Run this turn and those that may join it. Those that were run are `done`, whatever came of them."""
-        driver: Any = connection.connection.driver_connection
-        moment: _Moment = connection.info["moment"]
-        until = time.monotonic() + SHARED_SECONDS
-        joining: _Turn | None = turn
-        while joining is not None:
-            done.append(joining)
-            driver.execute("SAVEPOINT turn")
-            try:
-                assert joining.work is not None
-                joining.result = joining.work(connection)
-            except BaseException as error:  # handed to the one who waits
-                joining.failure = error
-                if not driver.in_transaction:  # SQLite has rolled back all of it: a full disk, an I/O error
-                    raise
-                driver.execute("ROLLBACK TO turn")
-            driver.execute("RELEASE turn")
-            alone = turn.priority == _PRIORITY[Lane.CONTROL]
-            over = alone or len(done) == SHARED_TURNS or time.monotonic() >= until
-            joining = None if over else self._next_to_share()
-            moment.begin(self._clock.now())
-
-    def _next_to_share(self) -> _Turn | None:
-        """The next turn, where it may join: one of those that wait already, and no pause or resume."""
-        while True:
-            try:
-                turn = self._turns.get_nowait()
-            except queue.Empty:
-                return None
-            if turn.priority != _PRIORITY[Lane.PLAIN]:
-                self._turns.put(turn)  # its number keeps its place
-                return None
-            if self._may_begin(turn):
-                return turn
-
     async def close(self) -> None:
         """Finish the writes that wait, then close. The last close checkpoints, so it is under the lock."""
 
         def closing() -> None:
-            self._turns.put(_Turn(_STOP_PRIORITY, 0, None))
-            self._thread.join()
-            with self._lock:
+            for writer in (self._writer, self._toggler):
+                writer.stop()
+            with self._writer.locks.lock:
                 self._reading.dispose()
-                self._writing.dispose()
-            self._lock.close()
+                self._toggler.close()
+                self._writer.engine.dispose()
+            self._writer.close()
 
         with uncancelled():
             await run_sync(closing)
@@ -391,19 +367,19 @@ async def _settled(future: "Future[Any]") -> None:
         await wait([future])
 
 
-def _settle(turn: _Turn) -> None:
-    loop, future, failure = turn.loop, turn.future, turn.failure
-    assert loop is not None
-    assert future is not None
+def _settle(turns: Sequence[_Turn]) -> None:
+    """Tell those who wait what came of their turns. All are of one loop, as their writer's callers are."""
 
     def settle() -> None:
-        if not future.done():
-            if failure is not None:
-                future.set_exception(failure)
+        for turn in turns:
+            if turn.future.done():
+                continue
+            if turn.failure is not None:
+                turn.future.set_exception(turn.failure)
             else:
-                future.set_result(turn.result)
+                turn.future.set_result(turn.result)
 
     try:
-        loop.call_soon_threadsafe(settle)
+        turns[0].loop.call_soon_threadsafe(settle)
     except RuntimeError:  # the loop is closed: nobody waits any more
         log.warning("writer_result_unclaimed")

@@ -315,6 +315,10 @@ jobs: Final = Table(
         postgresql_where=text("status = 'running'"),
         sqlite_where=text("status = 'running'"),
     ),
+    # SQLite: counts what runs, within the turn of a pause, and finds what has run out.
+    Index(
+        "ix_agent_jobs_leases", "lease_expires_at", "phase", sqlite_where=text("status = 'running'")
+    ).ddl_if(dialect="sqlite"),
 )
 
 

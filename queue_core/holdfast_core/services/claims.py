@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -29,6 +28,7 @@ from holdfast_core.services.watch import PauseWatch
 from holdfast_core.store import claims as store
 from holdfast_core.store import leases
 from holdfast_core.store.claim_batches import take_together
+from holdfast_core.store.sqlite_claims import take_in_turn
 
 __all__ = ["ClaimService"]
 
@@ -77,6 +77,8 @@ class ClaimService:
         self._presence = presence
         self._counters = counters
         self._clock = clock
+        #: What all claims are answered while a pause is known.
+        self._paused_answer: ClaimAnswer | None = None
         self._alone = traced("holdfast.claims", self._alone)  # type: ignore[method-assign]
         self._together = traced("holdfast.claims", self._together)  # type: ignore[method-assign]
         self._batches: Batches[Kind, _Call, store.Taken] = Batches(self._alone, self._together)
@@ -111,7 +113,11 @@ class ClaimService:
 
     def _paused(self) -> ClaimAnswer | None:
         paused = self._cache.paused()
-        return None if paused is None else ClaimAnswer(job=None, system=paused)
+        if paused is None:
+            return None
+        if self._paused_answer is None or self._paused_answer.system is not paused:
+            self._paused_answer = ClaimAnswer(job=None, system=paused)
+        return self._paused_answer
 
     def _noted(self, caller: Caller, request: ClaimRequest, transport: Transport) -> ClaimRequest:
         """A claim that may be made, within the bounds of its caller; its worker is there."""
@@ -250,14 +256,14 @@ class ClaimService:
 
     async def _ask(self, call: _Call) -> store.Taken:
         claim = call.claim
-        # On SQLite the writer's thread puts together what waits for it.
-        if claim.avoid or self._database.dialect == "sqlite":
+        if claim.avoid:
             return await self._alone(call)
         return await self._batches.ask((claim.types, claim.capabilities), call)
 
     async def _alone(self, call: _Call) -> store.Taken:
-        claim = call.aged(self._clock.monotonic())
-        return await self._database.write(partial(store.take, claim=claim, token=call.token), lane=Lane.GATED)
+        return await self._database.write(
+            lambda c: store.take(c, call.aged(self._clock.monotonic()), token=call.token), lane=Lane.GATED
+        )
 
     async def _together(self, calls: Sequence[_Call]) -> list[store.Taken | None]:
         # Of calls that are one claim the last is made here: it is the repeat, whose caller is still there. The others
@@ -265,14 +271,21 @@ class ClaimService:
         last = {call.claim.made_by or number: number for number, call in enumerate(calls)}
         order = sorted(last.values())
         chosen = [calls[number] for number in order]
-        now = self._clock.monotonic()
-        work = partial(
-            take_together,
-            claims=[call.claim for call in chosen],
-            ages=[now - call.arrived_at for call in chosen],
-            tokens=[call.token for call in chosen],
-        )
-        taken = await self._database.write(work, lane=Lane.GATED)
+        tokens = [call.token for call in chosen]
+
+        def ages() -> list[float]:
+            # In the transaction: they are to be those at its time.
+            now = self._clock.monotonic()
+            return [now - call.arrived_at for call in chosen]
+
+        claims = [call.claim for call in chosen]
+        if self._database.dialect == "sqlite":
+            won = await self._database.write(lambda c: take_in_turn(c, claims, ages()), lane=Lane.GATED)
+            taken = won.taken(tokens)
+        else:
+            taken = await self._database.write(
+                lambda c: take_together(c, claims, ages=ages(), tokens=tokens), lane=Lane.GATED
+            )
         came = dict(zip(order, taken, strict=True))
         return [came.get(number) for number in range(len(calls))]
 

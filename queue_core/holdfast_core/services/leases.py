@@ -33,6 +33,7 @@ from holdfast_core.store import leases as store
 from holdfast_core.store.jobs import find, job_from, job_values
 from holdfast_core.store.lease_batches import Holder, heartbeat_together, one_a_job
 from holdfast_core.store.pause import read_system
+from holdfast_core.store.sqlite_leases import heartbeat_in_turn
 
 __all__ = ["HEARTBEATS_A_LEASE", "Beats", "LeaseService"]
 
@@ -100,9 +101,7 @@ class LeaseService:
         asked_at = self._clock.monotonic()
 
         beat = _Beat(Holder(found, request.worker_id, token_hash), request)
-        # On SQLite the writer's thread puts together what waits for it.
-        alone = self._database.dialect == "sqlite"
-        answer = await (self._alone(beat) if alone else self._batches.ask(None, beat))
+        answer = await self._batches.ask(None, beat)
         self._watch.learn(answer.system, asked_at=asked_at)
         self._presence.answered(request.worker_id, answer.system.version)
         self._counters.add("heartbeats")
@@ -124,19 +123,22 @@ class LeaseService:
 
     async def _together(self, beats: Sequence[_Beat]) -> list[HeartbeatAnswer | None]:
         chosen = one_a_job([beat.holder for beat in beats])
-
-        def work(connection: Connection) -> list[HeartbeatAnswer | None]:
-            said = [(beats[number].holder, beats[number].request) for number in chosen.values()]
-            rows = heartbeat_together(connection, said)
-            system = read_system(connection)
-            return [
-                _answer(row, beat.request, system)
-                if chosen[beat.holder.job_id] == number and (row := rows.get(beat.holder.job_id)) is not None
-                else None
-                for number, beat in enumerate(beats)
-            ]
-
-        return await self._database.write(work, lane=Lane.SINGLE)
+        said = [(beats[number].holder, beats[number].request) for number in chosen.values()]
+        if self._database.dialect == "sqlite":
+            found, system = await self._database.write(
+                lambda c: (heartbeat_in_turn(c, said), read_system(c)), lane=Lane.SINGLE
+            )
+            rows = found.by_id()
+        else:
+            rows, system = await self._database.write(
+                lambda c: (heartbeat_together(c, said), read_system(c)), lane=Lane.SINGLE
+            )
+        return [
+            _answer(row, beat.request, system)
+            if chosen[beat.holder.job_id] == number and (row := rows.get(beat.holder.job_id)) is not None
+            else None
+            for number, beat in enumerate(beats)
+        ]
 
     async def heartbeat_all(
         self, caller: Caller, worker_id: str, lease_seconds: int, held: Sequence[HeldJobState]

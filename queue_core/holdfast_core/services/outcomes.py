@@ -27,6 +27,7 @@ from holdfast_core.states import JobStatus
 from holdfast_core.store import leases as store
 from holdfast_core.store.jobs import find, job_from
 from holdfast_core.store.lease_batches import Holder, complete_together, one_a_job
+from holdfast_core.store.sqlite_leases import complete_in_turn
 
 __all__ = ["OutcomeService"]
 
@@ -78,11 +79,7 @@ class OutcomeService:
         token_hash = fence(self._settings, request.lease_token)
         holder = Holder(job_uuid(job_id), request.worker_id, token_hash)
         end = _End(holder, request.result_summary)
-        # On SQLite the writer's thread puts together what waits for it.
-        alone = self._database.dialect == "sqlite"
-        return await self._ended(
-            "complete", holder, lambda: self._complete(end) if alone else self._completes.ask(None, end)
-        )
+        return await self._ended("complete", holder, lambda: self._completes.ask(None, end))
 
     async def fail(self, caller: Caller, job_id: str, request: FailRequest) -> Job:
         """The job failed; `retryable` brings it back while attempts are left. Raises as `complete` does."""
@@ -144,7 +141,11 @@ class OutcomeService:
     async def _complete_together(self, ends: Sequence[_End]) -> list[tuple[Job, bool] | None]:
         chosen = one_a_job([end.holder for end in ends])
         said = [(ends[number].holder, ends[number].summary) for number in chosen.values()]
-        rows = await self._database.write(lambda c: complete_together(c, said), lane=Lane.SINGLE)
+        if self._database.dialect == "sqlite":
+            ended = await self._database.write(lambda c: complete_in_turn(c, said), lane=Lane.SINGLE)
+            rows = ended.by_id()
+        else:
+            rows = await self._database.write(lambda c: complete_together(c, said), lane=Lane.SINGLE)
         return [
             (job_from(row), True)
             if chosen[end.holder.job_id] == number and (row := rows.get(end.holder.job_id)) is not None

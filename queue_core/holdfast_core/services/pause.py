@@ -1,15 +1,16 @@
 """Pause, resume, status, wait and the audit log (CONTRACT sections 2 and 3)."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, assert_never
 
 import structlog
-from anyio import sleep
+from anyio import create_task_group, sleep
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.clock import Clock
-from holdfast_core.db import Database, Lane
+from holdfast_core.db import Database, Lane, Work
 from holdfast_core.errors import (
     HoldfastError,
     PauseNotConfirmed,
@@ -27,7 +28,7 @@ from holdfast_core.schemas import (
     WorkerPauseRequest,
 )
 from holdfast_core.services.counters import Counters
-from holdfast_core.services.snapshots import Snapshots, is_parked, is_safe
+from holdfast_core.services.snapshots import Look, Snapshots, is_parked, is_safe, look_around
 from holdfast_core.services.spans import span
 from holdfast_core.services.toggles import Decision, Toggles
 from holdfast_core.services.watch import PauseWatch
@@ -90,9 +91,8 @@ class PauseService:
         asked_at = self._clock.monotonic()
         try:
             with span("holdfast.toggle", action=request.action.value) as told:
-                decision = await self._database.write(
-                    lambda connection: self._toggles.decide(connection, caller, request, key),
-                    lane=Lane.CONTROL,
+                decision, look = await self._decide(
+                    lambda connection: self._toggles.decide(connection, caller, request, key)
                 )
                 told.set_attribute("holdfast.outcome", decision.outcome)
                 told.set_attribute("holdfast.pause_version", decision.system.version)
@@ -109,7 +109,10 @@ class PauseService:
             try:
                 if decision.refusal is not None:
                     raise decision.refusal
-                snapshot = await self._snapshots.take()
+                if look is None:
+                    snapshot = await self._snapshots.take()
+                else:
+                    snapshot = await self._snapshots.with_backlog(look)
             finally:
                 # Last, since thousands may be told of it here, and who asked is not to wait behind them.
                 self._tell(decision, request, asked_at)
@@ -136,6 +139,30 @@ class PauseService:
             self._counters.add("pauses" if request.action is PauseAction.PAUSE else "resumes")
             if request.action is PauseAction.RESUME:
                 self._bus.announce("jobs")
+
+    async def _decide(self, decide: Work[Decision]) -> tuple[Decision, Look | None]:
+        """Make a toggle, and look around. On SQLite that is done in the toggle's own turn, and the backlog is counted
+        meanwhile: each time that the answer would wait for another thread, claimers are in the way. On PostgreSQL the
+        door is not held closed for it: None."""
+        if self._database.dialect == "postgresql":
+            return await self._database.write(decide, lane=Lane.CONTROL), None
+        failure: Exception | None = None
+        made: tuple[Decision, Look] | None = None
+
+        async def count_ahead() -> None:
+            with suppress(StoreUnavailable):  # who needs the count will be told
+                await self._snapshots.count_ahead()
+
+        async with create_task_group() as tasks:
+            tasks.start_soon(count_ahead)
+            try:
+                made = await self._database.write(lambda c: (decide(c), look_around(c)), lane=Lane.CONTROL)
+            except Exception as error:  # as it is, not in a group
+                failure = error
+        if failure is not None:
+            raise failure
+        assert made is not None
+        return made
 
     async def end_at_limit(self) -> bool:
         """Resume where the pause's time limit has passed, drained or not. Returns whether this call did it: of many

@@ -83,21 +83,18 @@ class Presence:
             self._known.move_to_end(worker_id)
         if every is not None:
             known.every = every
-        before = (known.observed, known.transport, known.auto_enabled, known.capabilities, known.described)
-        observed = observed_version if observed_version is not None else known.answered
-        if observed is not None:
-            known.observed = observed
-        if transport is not None:
-            known.transport = transport
-        if auto_enabled is not None:
-            known.auto_enabled = auto_enabled
-        if capabilities is not None:
-            known.capabilities = tuple(capabilities)
         known.seen_at = now
-        if described is not None:
-            known.described = described
-        after = (known.observed, known.transport, known.auto_enabled, known.capabilities, known.described)
-        known.changed = known.changed or before != after
+        observed = observed_version if observed_version is not None else known.answered
+        if observed is not None and observed != known.observed:
+            known.observed, known.changed = observed, True
+        if transport is not None and transport != known.transport:
+            known.transport, known.changed = transport, True
+        if auto_enabled is not None and auto_enabled != known.auto_enabled:
+            known.auto_enabled, known.changed = auto_enabled, True
+        if capabilities is not None and (now_has := tuple(capabilities)) != known.capabilities:
+            known.capabilities, known.changed = now_has, True
+        if described is not None and described != known.described:
+            known.described, known.changed = described, True
 
     def answered(self, worker_id: str, version: int) -> None:
         """A worker was told of this version."""

@@ -1,6 +1,7 @@
 """The snapshot: pause, counts, workers and the newest events, as status, pause, resume and wait answer it."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from anyio import Event, Lock, sleep
@@ -9,14 +10,14 @@ from sqlalchemy import Connection
 from holdfast_core.clock import Clock
 from holdfast_core.db import Database
 from holdfast_core.errors import StoreUnavailable
-from holdfast_core.schemas import Audit, Metrics, Snapshot, System
+from holdfast_core.schemas import Audit, ControlEvent, Metrics, Snapshot, System, WorkerCounts
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.states import PauseMode
 from holdfast_core.store import metrics
 from holdfast_core.store.metrics import Backlog, InFlight
 from holdfast_core.store.pause import latest_events
 
-__all__ = ["Snapshots", "is_parked", "is_safe"]
+__all__ = ["Look", "Snapshots", "is_parked", "is_safe", "look_around"]
 
 #: A backlog may be this old (CONTRACT section 2).
 BACKLOG_AGE_SECONDS: Final = 2.0
@@ -36,6 +37,42 @@ def is_parked(system: System, in_flight: InFlight) -> bool:
 def is_safe(system: System, in_flight: InFlight) -> bool:
     """Whether it is safe to upgrade: paused, nothing running, nothing stale."""
     return system.workers_paused and in_flight.drained
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a snapshot shows beside the backlog, all as of one moment."""
+
+    system: System
+    in_flight: InFlight
+    workers: WorkerCounts
+    latest: list[ControlEvent]
+
+
+def look_around(connection: Connection) -> Look:
+    """All but the backlog, which takes longer to count."""
+    return Look(*metrics.look(connection), latest_events(connection))
+
+
+def _snapshot(look: Look, backlog: Backlog) -> Snapshot:
+    system, in_flight = look.system, look.in_flight
+    return Snapshot(
+        system=system,
+        metrics=Metrics(
+            queued=backlog.queued,
+            scheduled=backlog.scheduled,
+            running=in_flight.running,
+            parked=in_flight.parked,
+            stale_running=in_flight.stale,
+            is_drained=in_flight.drained,
+            is_parked=is_parked(system, in_flight),
+            safe_to_upgrade=is_safe(system, in_flight),
+            oldest_queued_seconds=backlog.oldest_seconds,
+            measured_at=backlog.measured_at,
+        ),
+        workers=look.workers,
+        audit=Audit(latest=look.latest),
+    )
 
 
 class Snapshots:
@@ -65,30 +102,17 @@ class Snapshots:
         """The whole of it. Raises StoreUnavailable: an error, never zeros."""
         backlog = await self._fresh_backlog()
         asked_at = self._clock.monotonic()
+        look = await self._database.read(look_around)
+        self._watch.learn(look.system, asked_at=asked_at)
+        return _snapshot(look, backlog)
 
-        def reading(connection: Connection) -> Snapshot:
-            system, in_flight, fleet = metrics.look(connection)
-            return Snapshot(
-                system=system,
-                metrics=Metrics(
-                    queued=backlog.queued,
-                    scheduled=backlog.scheduled,
-                    running=in_flight.running,
-                    parked=in_flight.parked,
-                    stale_running=in_flight.stale,
-                    is_drained=in_flight.drained,
-                    is_parked=is_parked(system, in_flight),
-                    safe_to_upgrade=is_safe(system, in_flight),
-                    oldest_queued_seconds=backlog.oldest_seconds,
-                    measured_at=backlog.measured_at,
-                ),
-                workers=fleet,
-                audit=Audit(latest=latest_events(connection)),
-            )
+    async def with_backlog(self, look: Look) -> Snapshot:
+        """The whole of it around what was seen just now. Raises StoreUnavailable."""
+        return _snapshot(look, await self._fresh_backlog())
 
-        snapshot = await self._database.read(reading)
-        self._watch.learn(snapshot.system, asked_at=asked_at)
-        return snapshot
+    async def count_ahead(self) -> None:
+        """See to it that what waits has been counted by the time that somebody asks. Raises StoreUnavailable."""
+        await self._fresh_backlog()
 
     async def recent(self, seconds: float) -> Snapshot:
         """A snapshot that is no older than this; who asks at the same time shares it."""

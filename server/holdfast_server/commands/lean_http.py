@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["lean_protocol"]
@@ -72,13 +71,15 @@ class _Joining(asyncio.Transport):
 
 #: Larger bodies are never held: uvicorn would stop reading before they are there.
 _SMALL: Final = 16_384
+_OK: Final = STATUS_LINE[200]
 _CLOSE: Final = b"connection: close\r\n"
 
-#: From the scope and the body; None where it cannot be answered at once.
-AtOnce = Callable[[Any, bytes], Response | None]
+#: From the scope and the body: the header fields of a good answer as they go over the wire, and its body. None where it
+#: cannot be answered at once.
+AtOnce = Callable[[Any, bytes], tuple[bytes, bytes] | None]
 
 
-def _never(_scope: Any, _body: bytes) -> Response | None:
+def _never(_scope: Any, _body: bytes) -> tuple[bytes, bytes] | None:
     return None
 
 
@@ -125,15 +126,13 @@ class _LeanProtocol(HttpToolsProtocol):
         if answer is None:
             super()._start_asgi_task(cycle, app)
         else:
-            self._send(cycle, answer)
+            self._send(cycle, *answer)
 
-    def _send(self, cycle: RequestResponseCycle, answer: Response) -> None:
-        parts = [STATUS_LINE[answer.status_code]]
-        for name, value in (*cycle.default_headers, *answer.raw_headers):
-            parts += (name, b": ", value, b"\r\n")
+    def _send(self, cycle: RequestResponseCycle, lines: bytes, body: bytes) -> None:
+        parts = [_OK, *(b"%s: %s\r\n" % field for field in cycle.default_headers), lines]
         if not cycle.keep_alive:
             parts.append(_CLOSE)
-        parts += (b"\r\n", bytes(answer.body))
+        parts += (b"\r\n", body)
         cycle.response_started = cycle.response_complete = True
         assert isinstance(self.transport, _Joining)
         self.transport.send(b"".join(parts))

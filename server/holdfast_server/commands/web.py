@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from holdfast_core.errors import GoingDown
+from holdfast_core.errors import going_down
 from holdfast_core.schemas.sessions import MAX_FRAME_BYTES
 from holdfast_server.commands.lean_http import lean_protocol
 
@@ -215,7 +215,7 @@ class _CutOff:
                 raise
             # Only uvicorn cancels, as the last thing that it does to a call: here the cancellation ends.
             if not is_started:
-                raise GoingDown from None
+                raise going_down() from None
             with suppress(RuntimeError):  # it had promised a length
                 await send(_END_OF_STREAM)
 

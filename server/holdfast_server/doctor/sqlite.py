@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from holdfast_core.db.sqlite import BUSY_MS, FileLock
+from holdfast_core.db.locks import FileLock
+from holdfast_core.db.sqlite import BUSY_MS
 from holdfast_core.errors import ConfigurationError
 from holdfast_core.settings import Settings
 from holdfast_server.doctor.checks import Check, ok, problem, size, warning

@@ -10,7 +10,9 @@
     resources.py     the snapshot, a job, the playbook (playbook.md); prompts.py the conversations
     subscriptions.py who is told of a change; versions.py what there is to tell
     server.py        the MCP server that offers all this
-    http.py stdio.py the two transports; connected.py ends a long call whose HTTP client has gone
+    calls.py         runs a tool call, by whichever way it came
+    http.py stdio.py the two transports; plain.py answers the plain calls of the first without the SDK's detours;
+                     connected.py ends a long call whose HTTP client has gone
     later.py         the first of them, made when it is asked for
     forward.py       `holdfast mcp --url`: what a server elsewhere offers; upstream.py speaks to it, relay.py
                      keeps subscriptions to it, address.py and settings.py say where and how

@@ -12,7 +12,6 @@ from typing import Final
 from mcp import types
 
 from holdfast_core.errors import HoldfastError
-from holdfast_core.schemas import Answer
 from holdfast_server.mcp.catalog import NameStyle, spelled
 
 __all__ = ["MAX_ERROR_TEXT", "answer_result", "error_result", "error_text"]
@@ -38,9 +37,8 @@ _NEXT: Final[Mapping[str, str]] = {
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def answer_result(answer: Answer) -> types.CallToolResult:
-    """The answer of a service, whole in both forms."""
-    text = answer.model_dump_json()
+def answer_result(text: str) -> types.CallToolResult:
+    """The answer of a service, of which this is the JSON, whole in both forms."""
     return types.CallToolResult(
         content=[types.TextContent(type="text", text=text)], structured_content=json.loads(text)
     )

@@ -17,6 +17,7 @@ from mcp import MCPError, types
 from mcp.server.context import ServerRequestContext
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
+from starlette.types import Scope
 
 from holdfast_core.callers import CALLER_KEY, SCOPE_KEY, WIDER_KEY, Caller
 from holdfast_core.errors import HoldfastError, NotAllowed, NotAuthenticated
@@ -26,7 +27,7 @@ from holdfast_core.states import Role
 from holdfast_server.mcp.answers import error_text
 from holdfast_server.mcp.subscriptions import Running
 
-__all__ = ["Asking", "Context", "Who"]
+__all__ = ["Asking", "Context", "Who", "caller_of"]
 
 #: `request` is the HTTP request; None on stdio.
 Context = ServerRequestContext[Running, Request[Any]]
@@ -45,15 +46,13 @@ class Asking:
     async def caller(self, context: Context) -> Caller:
         """Who sent this. Raises NotAuthenticated where a credential has ended."""
         if context.request is not None:
-            return _caller_of(context.request)
+            return caller_of(context.request.scope)
         return self._narrowed(await self._login())
 
     @asynccontextmanager
-    async def while_good(self, context: Context) -> AsyncGenerator[Caller]:
-        """The same; if its credential ends while the block runs, the block is cancelled and NotAuthenticated raised."""
-        if context.request is not None:
-            yield _caller_of(context.request)
-            return
+    async def while_good(self) -> AsyncGenerator[Caller]:
+        """For whom a server on stdio speaks; if that credential ends while the block runs, the block is cancelled and
+        NotAuthenticated raised."""
         login = await self._login()
         with CancelScope() as running, login.while_good(running.cancel):
             yield self._narrowed(login)
@@ -74,18 +73,17 @@ class Asking:
         why = f"HOLDFAST_MCP_ROLE={self._role} narrows what may be called here."
         return NotAllowed(f"{error.detail} {why}", scope=error.scope)
 
-    def ask_for_more(self, context: Context, error: NotAllowed) -> bool:
+    def ask_for_more(self, scope: Scope | None, protocol: str, error: NotAllowed) -> bool:
         """Whether this refusal is told by the status of HTTP, so that an OAuth client asks its user for a wider scope
         and comes again (RFC 6750): where that would help. Where a stream of an older protocol answers, the status has
         been sent already."""
-        request = context.request
         if (
-            request is None
-            or error.scope not in {f"{SCOPE_PREFIX}{role}" for role in request.scope.get(WIDER_KEY, ())}
-            or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
+            scope is None
+            or error.scope not in {f"{SCOPE_PREFIX}{role}" for role in scope.get(WIDER_KEY, ())}
+            or protocol not in MODERN_PROTOCOL_VERSIONS
         ):
             return False
-        request.scope[SCOPE_KEY] = error.scope
+        scope[SCOPE_KEY] = error.scope
         return True
 
     async def _login(self) -> Login:
@@ -99,6 +97,7 @@ class Asking:
         return replace(login.caller, roles=login.caller.roles & INCLUDED[self._role])
 
 
-def _caller_of(request: Request[Any]) -> Caller:
-    caller: Caller = request.scope[CALLER_KEY]
+def caller_of(scope: Scope) -> Caller:
+    """Who sent the HTTP request of this scope."""
+    caller: Caller = scope[CALLER_KEY]
     return caller

@@ -4,6 +4,7 @@ servers are never asked.
 Whoever comes first waits for that, and nobody else does: they are loaded in a thread.
 """
 
+import gc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from anyio import Event, create_task_group
 from anyio.to_thread import run_sync
 from starlette.types import Receive, Scope, Send
 
-from holdfast_core.errors import GoingDown
+from holdfast_core.errors import going_down
 
 if TYPE_CHECKING:
     from holdfast_server.mcp.http import McpEndpoint
@@ -43,6 +44,7 @@ class LaterEndpoint:
         await self._wanted.wait()
         try:
             endpoint = await run_sync(self._make)
+            gc.freeze()  # it lasts: the collector need not walk through it again and again
             async with endpoint.running():
                 self._endpoint = endpoint
                 self._made.set()
@@ -56,5 +58,5 @@ class LaterEndpoint:
             self._wanted.set()
             await self._made.wait()
         if self._endpoint is None:
-            raise GoingDown
+            raise going_down()
         await self._endpoint.app(scope, receive, send)

@@ -15,23 +15,21 @@ from mcp import MCPError, types
 from mcp.server import Server
 
 from holdfast_core import __version__
-from holdfast_core.errors import HoldfastError, InternalError, NotAllowed
-from holdfast_core.policy import TOOLS, Permission, admit
+from holdfast_core.errors import HoldfastError, NotAllowed
 from holdfast_core.services import Services
 from holdfast_core.settings import Settings
 from holdfast_core.states import Role
 from holdfast_server.mcp import prompts, resources
-from holdfast_server.mcp.answers import answer_result, error_result, error_text
+from holdfast_server.mcp.answers import answer_result, error_text
 from holdfast_server.mcp.asking import Asking, Context, Who
+from holdfast_server.mcp.calls import Asked, Calls
 from holdfast_server.mcp.catalog import NameStyle, find_tool, listing, spelled, tool_input_schema
-from holdfast_server.mcp.connected import while_connected
 from holdfast_server.mcp.spelling import name_style
 from holdfast_server.mcp.subscriptions import Running, UnchangingLists, add_subscriptions
-from holdfast_server.mcp.tool import Call, Tool
 from holdfast_server.mcp.versions import SystemVersions
 from holdfast_server.mcp.words import instructions
 
-__all__ = ["build_mcp_server"]
+__all__ = ["McpServer", "build_mcp_server"]
 
 _P = TypeVar("_P")
 _T = TypeVar("_T")
@@ -42,13 +40,19 @@ _MAX_SHOWN_NAME: Final = 64
 _log: Final[Any] = structlog.get_logger(__name__)
 
 
+class McpServer(UnchangingLists):
+    """Ours, of which a transport may also run calls itself (plain.py)."""
+
+    calls: Calls
+
+
 def build_mcp_server(
     services: Callable[[], Services],
     settings: Settings,
     *,
     who: Who | None = None,
     role: Role | None = None,
-) -> Server[Running]:
+) -> McpServer:
     """An MCP server over these services, for any transport.
 
     `services` is called at each request, so the server may be built before they are open. Over HTTP each request acts
@@ -57,8 +61,9 @@ def build_mcp_server(
     subscriptions.
     """
     asking = Asking(who, role)
-    offer = _Offer(services, settings, asking)
-    server = UnchangingLists(
+    calls = Calls(services, asking)
+    offer = _Offer(services, settings, asking, calls)
+    server = McpServer(
         "holdfast",
         version=__version__,
         title="Holdfast",
@@ -74,6 +79,7 @@ def build_mcp_server(
         on_list_prompts=_guarded(offer.list_prompts),
         on_get_prompt=_guarded(offer.get_prompt),
     )
+    server.calls = calls
     add_subscriptions(server)
     if find_spec("opentelemetry.sdk") is None:
         server.middleware.clear()  # the spans that it would make go nowhere, and cost a sixth of a call
@@ -118,10 +124,13 @@ def _lifespan(
 class _Offer:
     """What a client can ask for, but for subscriptions."""
 
-    def __init__(self, services: Callable[[], Services], settings: Settings, asking: Asking) -> None:
+    def __init__(
+        self, services: Callable[[], Services], settings: Settings, asking: Asking, calls: Calls
+    ) -> None:
         self._services = services
         self._settings = settings
         self._asking = asking
+        self._calls = calls
 
     async def list_tools(
         self, context: Context, params: types.PaginatedRequestParams | None
@@ -135,39 +144,14 @@ class _Offer:
         tool = find_tool(params.name)
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name[:_MAX_SHOWN_NAME]!a}")
-
-        async def result() -> types.CallToolResult | types.ErrorData:
-            return await self._result(context, tool, params, style)
-
-        if tool.waits and context.request is not None:
-            answer = await while_connected(context.request.receive, result)
-        else:
-            answer = await result()
-        if isinstance(answer, types.ErrorData):
-            raise MCPError.from_error_data(answer)
-        return answer
-
-    async def _result(
-        self, context: Context, tool: Tool[Any], params: types.CallToolRequestParams, style: NameStyle
-    ) -> types.CallToolResult | types.ErrorData:
-        try:
-            async with self._asking.while_good(context) as caller:
-                permission = TOOLS[tool.name]
-                if permission is not Permission.TOGGLE:  # whose refusal the service puts into the audit log
-                    admit(caller, permission, f"call {spelled(tool.name, style)}")
-                call = Call(self._services(), caller, context.session.report_progress)
-                return answer_result(await tool.call(call, params.arguments or {}))
-        except NotAllowed as error:
-            told = self._asking.explained(error)
-            if self._asking.ask_for_more(context, error):
-                return types.ErrorData(code=types.INVALID_REQUEST, message=error_text(told))
-            return error_result(told, style)
-        except HoldfastError as error:
-            return error_result(error, style)
-        except Exception:
-            # Not the cancellation: that passes through, so that the service can give a job back.
-            _log.exception("mcp_tool_crashed", tool=tool.name)
-            return error_result(InternalError("The server failed on this call; its log says why."), style)
+        scope, receive = (
+            (None, None) if context.request is None else (context.request.scope, context.request.receive)
+        )
+        asked = Asked(scope, receive, context.protocol_version, style, context.session.report_progress)
+        result = await self._calls.result(tool, params.arguments or {}, asked)
+        if isinstance(result, types.ErrorData):
+            raise MCPError.from_error_data(result)
+        return answer_result(result) if isinstance(result, str) else result
 
     async def list_resources(
         self, context: Context, params: types.PaginatedRequestParams | None

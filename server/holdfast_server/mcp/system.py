@@ -145,7 +145,7 @@ SYSTEM_TOOLS: Final[tuple[Tool[Any], ...]] = (
             "sinceVersion": "For version: the system.version that you know.",
             "timeoutSeconds": "How long to wait at most.",
         },
-        waits=True,
+        waits=lambda arguments: arguments.get("timeoutSeconds") != 0,
         reports_progress=True,
     ),
     Tool(

@@ -1,13 +1,12 @@
 """What a tool is: its name, its words, what it takes and answers, and the service call behind it."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from holdfast_core.callers import Caller
 from holdfast_core.schemas import Answer, Request
 from holdfast_core.services import Services
-from holdfast_server.mcp.arguments import read_arguments
 
 __all__ = ["ADDS", "CHANGES", "DESTROYS", "READS", "Call", "Effect", "Progress", "Tool"]
 
@@ -49,6 +48,10 @@ CHANGES = Effect(read_only=False, destructive=False, idempotent=True)
 DESTROYS = Effect(read_only=False, destructive=True, idempotent=True)
 
 
+def _ends_at_once(_: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Tool(Generic[_A]):
     """One tool. `name` has dots; catalog.py knows the other spelling. `words` tell of its arguments."""
@@ -61,10 +64,7 @@ class Tool(Generic[_A]):
     answer: type[Answer]
     run: Callable[[Call, _A], Awaitable[Answer]]
     words: Mapping[str, str]
-    #: Whether a call may last, so that it is worth to notice that its client has gone.
-    waits: bool = False
+    #: Whether a call with these arguments, which nobody has looked at yet, may last, so that it is worth to notice that
+    #: its client has gone, or its credential has ended.
+    waits: Callable[[Mapping[str, Any]], bool] = field(default=_ends_at_once)
     reports_progress: bool = False
-
-    async def call(self, call: Call, arguments: Mapping[str, Any]) -> Answer:
-        """Read the arguments and run. Raises HoldfastError."""
-        return await self.run(call, read_arguments(self.arguments, arguments))

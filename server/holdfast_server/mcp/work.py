@@ -129,7 +129,7 @@ WORK_TOOLS: Final[tuple[Tool[Any], ...]] = (
                 " id answers the same job under a new leaseToken. 1 to 128 printable ASCII characters."
             ),
         },
-        waits=True,
+        waits=lambda arguments: arguments.get("waitSeconds", 0) != 0,
     ),
     Tool(
         name="queue.heartbeat",

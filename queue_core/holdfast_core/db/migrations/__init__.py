@@ -14,7 +14,8 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insp
 from sqlalchemy.exc import DBAPIError
 
 from holdfast_core.clock import SystemClock
-from holdfast_core.db.sqlite import START_SECONDS, FileLock, sqlite_engine
+from holdfast_core.db.locks import FileLock
+from holdfast_core.db.sqlite import START_SECONDS, sqlite_engine
 from holdfast_core.errors import ConfigurationError
 from holdfast_core.settings import Settings
 
@@ -70,6 +71,13 @@ def _upgrade_to(connection: Connection, revision: str) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
+    if connection.dialect.name == "sqlite":
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        if broken:
+            raise ConfigurationError(
+                f"The migration was not made, since rows of {broken[0][0]} would refer to nothing."
+                " Tell the maintainers."
+            )
 
 
 def _with_connection(settings: Settings, work: Callable[[Connection, Callable[[], None]], None]) -> str:
@@ -102,6 +110,9 @@ def _on_sqlite(path: Path, work: Callable[[Connection, Callable[[], None]], None
         engine = sqlite_engine(path, SystemClock(), writer=True)
         raw = engine.raw_connection()
         raw.cursor().execute("PRAGMA journal_mode=WAL")
+        # Some changes make a table anew, and what refers to the old one must not hold it, or go with it. Not possible
+        # inside a transaction; what it would have guarded is looked at before the commit.
+        raw.cursor().execute("PRAGMA foreign_keys=OFF")
         raw.close()
         with engine.begin() as connection:
             work(connection, lambda: None)
