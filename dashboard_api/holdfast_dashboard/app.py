@@ -1,20 +1,21 @@
 """The app factory: guards around everything, one part of the API a file, MCP handed its own path."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Lifespan
+from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from holdfast_core import __version__
 from holdfast_core.errors import HoldfastError
 from holdfast_core.schemas import Problem
-from holdfast_core.services import Services
+from holdfast_core.services import Services, spans_are_taken
 from holdfast_core.settings import Settings
 from holdfast_dashboard.artifact_routes import artifact_operations
 from holdfast_dashboard.authentication import Authentication
@@ -26,9 +27,9 @@ from holdfast_dashboard.log_routes import log_operations
 from holdfast_dashboard.login_routes import login_operations
 from holdfast_dashboard.metrics_routes import metrics_operations
 from holdfast_dashboard.oauth_routes import oauth_routes
-from holdfast_dashboard.oidc_routes import oidc_routes
+from holdfast_dashboard.oidc_routes import CALLBACK_PATH, oidc_routes
 from holdfast_dashboard.operations import Operations
-from holdfast_dashboard.pages import page_routes
+from holdfast_dashboard.pages import ASSETS, page_routes
 from holdfast_dashboard.problems import refused_by_router, refused_by_us
 from holdfast_dashboard.queue_routes import queue_operations
 from holdfast_dashboard.system_routes import system_operations
@@ -37,24 +38,51 @@ from holdfast_dashboard.worker_sessions import session_routes
 
 __all__ = ["create_app"]
 
+#: What is asked all the time by machines, and what has a secret in its address.
+_UNTRACED: Final = frozenset({"/healthz", "/readyz", "/metrics", CALLBACK_PATH})
+
+
+def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request gets no span. Sessions get none either: they last for days."""
+    path: str = scope["path"]
+    return scope["type"] == "websocket" or path in _UNTRACED or path.startswith(f"{ASSETS}/")
+
 
 def create_app(
     services: Callable[[], Services],
     settings: Settings,
     *,
-    lifespan: Lifespan[FastAPI] | None = None,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     mcp_app: ASGIApp | None = None,
 ) -> Application:
     """REST and the page, over services that exist once `lifespan` has begun. `mcp_app` answers `/mcp`."""
+
+    @asynccontextmanager
+    async def begun(_: FastAPI) -> AsyncGenerator[None]:
+        # By now the framework has looked who takes spans. It makes those of requests, so all of them go its way.
+        if spans_are_taken():
+            app.hot_routes, app.answers_at_once = HotRoutes({}), {}
+        async with nullcontext() if lifespan is None else lifespan(app):
+            yield
+
     app = Application(
         title="Holdfast",
         version=__version__,
         summary="A job queue for AI-agent workers, with a pause that can be trusted.",
-        lifespan=lifespan,
+        lifespan=begun,
         # The ready-made pages would load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Spans of requests, where OpenTelemetry's SDK has somewhere to send them to. Nothing else of it: what is
+        # measured stands in docs/observability.md, and texts of errors may be what a caller sent.
+        telemetry={
+            "auto_configure": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "exclude": _is_untraced,
+        },
     )
     context = Context(services, settings)
     parts = [

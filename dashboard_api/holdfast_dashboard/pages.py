@@ -98,6 +98,7 @@ async def _shell(context: Context, request: Request, name: str) -> Response:
         "page": name,
         "job": escape(request.path_params.get("job_id", "")),
         "links": _links(name),
+        "sla": f"{context.settings.pause_sla_seconds:g}",
     }
     headers = {"Content-Security-Policy": PAGE_POLICY}
     try:
@@ -111,10 +112,12 @@ async def _shell(context: Context, request: Request, name: str) -> Response:
             "title": "Workers: Unknown",
             "state": "unknown",
             "facts": f"<p>{text(error.detail)}</p>",
+            "late": "",
             "summary": "",
         }
         return HTMLResponse(_SHELL.substitute(words, **told), status_code=error.status, headers=headers)
-    return HTMLResponse(_SHELL.substitute(words, **_told(snapshot)), headers=headers)
+    late = "This pause has lasted longer than it should." if context.services.alert.exceeded else ""
+    return HTMLResponse(_SHELL.substitute(words, **_told(snapshot), late=late), headers=headers)
 
 
 def _who(context: Context, caller: Caller) -> dict[str, str]:

@@ -4,6 +4,7 @@
 """
 
 import os
+from base64 import b64decode
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +43,15 @@ def _pairs(value: object) -> object:
     if any(not found for _, found, _ in pairs):
         raise ValueError("takes VALUE=ROLE, with commas between")
     return {name.strip(): role.strip() for name, _, role in pairs}
+
+
+def _webhook_key(secret: SecretStr) -> bytes:
+    """The key in a secret; empty where it is not of the form."""
+    prefix, found, encoded = secret.get_secret_value().partition("whsec_")
+    try:
+        return b64decode(encoded, validate=True) if found and not prefix else b""
+    except ValueError:
+        return b""
 
 
 def default_database_url() -> str:
@@ -163,6 +173,22 @@ class Settings(BaseSettings):
     require_force_resume: bool = Field(
         default=False, description="Refuse a resume before the drain has ended, unless it says forceResume."
     )
+    pause_sla_seconds: float = Field(
+        default=3_600.0,
+        ge=0,
+        le=31_536_000,
+        description="How long a pause should last at most: operators are told of one that lasts longer; 0: never.",
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        description="Where a pause that lasts too long is told of, by a signed POST; `https:`, or this very host.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="What it is signed with: `whsec_` and 24 to 64 bytes in base64."
+    )
+    statsd_url: str | None = Field(
+        default=None, description="Where metrics are sent: `udp://HOST:PORT`, or `udp://HOST:PORT/PREFIX`."
+    )
     artifact_dir: Path | None = Field(
         default=None,
         description="A folder for artifacts, which replicas then share; unset: the database keeps them.",
@@ -233,6 +259,37 @@ class Settings(BaseSettings):
             raise ValueError("has to begin with https: who sits between could vouch for anybody otherwise")
         return url
 
+    @field_validator("webhook_url")
+    @classmethod
+    def _safe_webhook(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username is not None or parts.fragment:
+            raise ValueError("is no address such as https://alerts.example.org/holdfast")
+        if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in LOOPBACK_HOSTS):
+            raise ValueError("has to begin with https: reasons of pauses are nobody else's to read")
+        return url
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _strong_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not 24 <= len(_webhook_key(secret)) <= 64:
+            raise ValueError(
+                "is not whsec_ and 24 to 64 bytes in base64. Make one: echo whsec_$(openssl rand -base64 32)"
+            )
+        return secret
+
+    @field_validator("statsd_url")
+    @classmethod
+    def _known_statsd(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)  # a ValueError of its own says what is wrong, as does the port's
+        if parts.scheme != "udp" or not parts.hostname or not parts.port or parts.query or parts.fragment:
+            raise ValueError("is no address such as udp://127.0.0.1:8125")
+        return url
+
     @field_validator("oidc_role_map")
     @classmethod
     def _roles_of_people(cls, roles: dict[str, Role]) -> dict[str, Role]:
@@ -260,6 +317,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"HTTPS needs a certificate and its key, and {missing} is not set. Set both, or none."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_webhook(self) -> "Settings":
+        if (self.webhook_url is None) != (self.webhook_secret is None):
+            missing = "HOLDFAST_WEBHOOK_URL" if self.webhook_url is None else "HOLDFAST_WEBHOOK_SECRET"
+            raise ValueError(f"The webhook needs an address and a secret, and {missing} is not set.")
         return self
 
     @model_validator(mode="after")
@@ -301,6 +365,12 @@ class Settings(BaseSettings):
     def sqlite_path(self) -> Path:
         """The database file (only where `is_sqlite`)."""
         return Path(self.database_url.removeprefix("sqlite:///"))
+
+    @property
+    def webhook_key(self) -> bytes:
+        """What the webhook is signed with (only where it is set)."""
+        assert self.webhook_secret is not None
+        return _webhook_key(self.webhook_secret)
 
     @property
     def resource_url(self) -> str | None:

@@ -13,21 +13,25 @@ from holdfast_core.changes import open_bus
 from holdfast_core.clock import Clock, SystemClock
 from holdfast_core.db import open_database
 from holdfast_core.db.migrations import check, migrate
-from holdfast_core.services import AccessService, Logins, Services, run_services
+from holdfast_core.services import AccessService, Counters, Logins, Services, run_services
 from holdfast_core.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from holdfast_core.services.issuer import Issuer
+    from holdfast_core.services.sla import Send
     from holdfast_server.mcp import McpEndpoint
 
 __all__ = ["create_application", "open_access", "open_services"]
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Services]:
-    """The services over the store that the settings name, until the block ends.
+async def open_services(
+    settings: Settings, clock: Clock | None = None, *, counters: Counters | None = None
+) -> AsyncGenerator[Services]:
+    """The services over the store that the settings name, until the block ends. `counters`: those that are shared with
+    other processes.
 
     Migrates first, if the settings say so. Raises ConfigurationError where the store cannot be used.
     """
@@ -36,7 +40,10 @@ async def open_services(settings: Settings, clock: Clock | None = None) -> Async
     try:
         async with (
             _open_issuer(settings, clock) as issuer,
-            run_services(database, open_bus(settings), settings, clock, issuer) as services,
+            _open_webhook(settings, clock) as send,
+            run_services(
+                database, open_bus(settings), settings, clock, issuer, counters=counters, send=send
+            ) as services,
         ):
             yield services
     finally:
@@ -56,6 +63,18 @@ async def _open_issuer(settings: Settings, clock: Clock | None) -> AsyncGenerato
 
 
 @asynccontextmanager
+async def _open_webhook(settings: Settings, clock: Clock | None) -> AsyncGenerator["Send | None"]:
+    """What sends alerts to the webhook that the settings name, if any."""
+    if settings.webhook_url is None:
+        yield None
+        return
+    from holdfast_core.services.webhook import Webhook  # its libraries take long to load
+
+    async with aclosing(Webhook(settings, clock or SystemClock())) as webhook:
+        yield webhook.send
+
+
+@asynccontextmanager
 async def open_access(settings: Settings) -> AsyncGenerator[AccessService]:
     """Tokens alone, over the same store and beside any server: for one call, so nothing runs in the background.
 
@@ -70,8 +89,9 @@ async def open_access(settings: Settings) -> AsyncGenerator[AccessService]:
         await database.close()
 
 
-def create_application(settings: Settings) -> "FastAPI":
+def create_application(settings: Settings, counters: Counters | None = None) -> "FastAPI":
     """The whole server as one ASGI app: REST, the dashboard, and MCP at `/mcp`. Its lifespan opens the services.
+    `counters`: those that are shared with other processes.
 
     For one run: build another for the next.
     """
@@ -93,7 +113,7 @@ def create_application(settings: Settings) -> "FastAPI":
 
     @asynccontextmanager
     async def lifespan(_: "FastAPI") -> AsyncGenerator[None]:
-        async with open_services(settings) as running:
+        async with open_services(settings, counters=counters) as running:
             opened.append(running)
             async with endpoint.running():
                 yield

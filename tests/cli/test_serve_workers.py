@@ -148,6 +148,29 @@ def test_a_process_that_keeps_ending_is_started_again_more_and_more_slowly(sqlit
     assert rests == [0.1, 0.2, 0.4]
 
 
+def enqueued(server: Server, pid: int) -> float:
+    """How many jobs were added, as one of the processes tells Prometheus."""
+    text = answer_of(server, pid, "GET", "/metrics").text
+    found = re.search(r"^holdfast_jobs_enqueued_total (\S+)$", text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def test_each_process_tells_what_all_have_counted_also_those_that_have_ended(sqlite_url: str) -> None:
+    with serving(sqlite_url) as server:
+        one, other = processes(server)
+        for pid in (one, other, other):
+            assert answer_of(server, pid, "POST", "/api/queue/jobs", type="t").status_code == 201
+        assert [enqueued(server, pid) for pid in (one, other)] == [3, 3]
+        os.kill(other, signal.SIGKILL)
+        _, new = until(lambda: found if len(found := processes(server)) == 2 and other not in found else [])
+        reaper().watch_process(new)
+        assert answer_of(server, new, "POST", "/api/queue/jobs", type="t").status_code == 201
+        assert [enqueued(server, pid) for pid in (one, new)] == [4, 4]
+        assert server.stop() == 0
+        reaper().forget(new)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_to_the_parent_ends_all_of_them_well(database_url: str, sent: signal.Signals) -> None:
     with serving(database_url, 3) as server:

@@ -82,7 +82,7 @@ async def test_a_job_that_reaches_no_checkpoint_in_time_is_warned_of_once_and_go
         assert "Worker w has reached no checkpoint within 1 s of quiesce (version 2)" in event.message
         assert event.worker_id is None
         # The processes look for themselves, too: by whichever it was said, it was counted there.
-        counts = [one.counters.counts.get("checkpoint_timeouts", 0) for one in (services, others)]
+        counts = [one.counters.own().count("checkpoint_timeouts") for one in (services, others)]
         assert sum(counts) == 1
         assert warned <= 1
         assert await row(database, job) == before

@@ -188,7 +188,7 @@ async def test_completes_in_one_statement_end_each_job_once(database_url: str) -
         )
         assert (await get(services, stolen)).status is JobStatus.RUNNING
         assert (await get(services, failed)).status is JobStatus.FAILED
-        assert services.counters.counts["jobs_complete"] == 3
+        assert services.counters.own().count("jobs_complete") == 3
 
 
 async def test_new_jobs_in_one_statement_keep_their_order_and_their_keys(postgres_database_url: str) -> None:
@@ -220,7 +220,7 @@ async def test_new_jobs_in_one_statement_keep_their_order_and_their_keys(postgre
         assert (
             await claimed(services, workerCapabilities=["arm", "gpu"], allowedTypes=["new-lane"])
         ).id == laned.id
-        assert services.counters.counts["jobs_enqueued"] == 6
+        assert services.counters.own().count("jobs_enqueued") == 6
 
 
 @pytest.mark.parametrize("verb", ["heartbeat", "complete"])

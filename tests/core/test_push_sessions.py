@@ -60,7 +60,7 @@ async def test_an_offered_job_is_accepted_worked_on_and_completed(database_url: 
         assert done.job_id == job.id
         ended = await get(services, job)
         assert (ended.status, ended.result_summary, ended.attempt) == (JobStatus.SUCCEEDED, "done", 1)
-        assert services.counters.counts["offers_accepted"] == 1
+        assert services.counters.own().count("offers_accepted") == 1
 
 
 async def test_a_job_can_be_failed_released_and_stopped_by_frames(database_url: str) -> None:
@@ -440,7 +440,7 @@ async def test_where_a_session_ends_offers_that_were_not_accepted_go_back(databa
             (JobStatus.QUEUED, 1),
             (JobStatus.QUEUED, 1),
         ]
-        assert services.counters.counts["offers_withdrawn"] == 2
+        assert services.counters.own().count("offers_withdrawn") == 2
 
 
 async def test_a_log_line_of_a_session_is_in_the_log_of_the_job(database_url: str) -> None:

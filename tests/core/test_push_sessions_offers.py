@@ -165,7 +165,7 @@ async def test_a_rejected_offer_goes_back_unharmed_and_not_to_the_same_worker_fo
         reason = "worker paused by operator"
         await peer.ask("reject", ReleaseAckFrame, **of(offer), reason=reason)
         await is_unharmed(services, before)
-        assert services.counters.counts["offers_rejected"] == 1
+        assert services.counters.own().count("offers_rejected") == 1
         # A reject ends readiness, though a slot was left.
         after = await enqueue(services)
         assert await settled(peer) == 1
@@ -224,7 +224,7 @@ async def test_an_offer_that_is_not_answered_goes_back_unharmed_and_ends_readine
         before = await enqueue(services)
         offer = await peer.offer()
         await is_unharmed(services, before)
-        assert services.counters.counts["offers_unanswered"] == 1
+        assert services.counters.own().count("offers_unanswered") == 1
         await enqueue(services)
         assert await settled(peer) == 1
         # Its late answers find nothing.
@@ -251,7 +251,7 @@ async def test_an_accept_that_is_said_twice_is_answered_twice_and_one_for_anothe
         await peer.refused("lease_lost", "accept", jobId=offer.job.id, leaseToken="another")
         await peer.ask("accept", AcceptedFrame, **of(offer))
         await peer.ask("accept", AcceptedFrame, **of(offer))
-        assert services.counters.counts["offers_accepted"] == 1
+        assert services.counters.own().count("offers_accepted") == 1
 
 
 async def test_an_offer_whose_acceptance_the_store_did_not_take_goes_back(

@@ -220,7 +220,7 @@ async def test_an_offer_that_is_open_when_a_pause_comes_goes_back_and_its_late_a
         after = await get(services, left)
         assert (after.attempt, after.created_at) == (1, left.created_at)
         assert snapshot.metrics.running >= 1
-        assert services.counters.counts["offers_withdrawn"] == 1
+        assert services.counters.own().count("offers_withdrawn") == 1
         # The accepted one goes on, and its end is the end of the drain.
         await peer.ask("complete", CompleteAckFrame, **of(offers[taken.id]))
         assert (await services.pause.status(LOCAL_OPERATOR)).metrics.safe_to_upgrade

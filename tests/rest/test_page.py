@@ -197,7 +197,9 @@ async def test_whatever_stands_in_the_place_of_a_job_s_id_stays_text(sqlite_url:
         page = await page_of(api, path=f"/tasks/jobs/{given}")
         (body,) = [attributes for tag, attributes in page.elements if tag == "body"]
         assert (body["data-page"], body["data-job"]) == ("job", unquote(given))
-        assert set(body) == {f"data-{name}" for name in ("page", "job", "user", "roles", "permissions")}
+        assert set(body) == {
+            f"data-{name}" for name in ("page", "job", "user", "roles", "permissions", "sla")
+        }
 
 
 async def test_the_address_of_mcp_is_the_one_that_was_asked(sqlite_url: str) -> None:

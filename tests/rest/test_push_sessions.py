@@ -272,7 +272,7 @@ async def test_a_worker_that_stops_reading_is_cut_off_and_what_it_was_offered_go
             return len((await api.get("/api/queue/jobs", status="queued"))["items"]) == len(jobs)
 
         await until(all_back)
-        assert api.services.counters.counts["offers_withdrawn"] > 0
+        assert api.services.counters.own().count("offers_withdrawn") > 0
 
         async def cut() -> bool:
             protocols = [type(one).__name__ for one in api.server.server_state.connections]

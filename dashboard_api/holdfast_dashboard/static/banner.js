@@ -1,6 +1,6 @@
 // The banner on top of every page: whether workers run, who paused them and why, and when it is safe.
 
-import { button, count, duration, h, put, time, timeOfDay } from "./dom.js";
+import { button, count, duration, h, put, since, time, timeOfDay } from "./dom.js";
 import { session, wayIn } from "./session.js";
 import { pauseDialog, resumeDialog } from "./toggle.js";
 
@@ -17,6 +17,14 @@ const LACKING = {
   viewer: "You are a viewer: you see everything and change nothing. Pausing takes the role operator.",
   producer: "You are a producer: you enqueue, cancel and retry jobs. Pausing and requeuing take the role operator.",
 };
+
+/** How long a pause should last at most, in seconds; 0: no limit. */
+const SLA = Number(document.body.dataset.sla);
+/** A timer that is set for longer than this fires at once. */
+const TIMER_MS = 2 ** 31 - 1;
+
+/** In how many seconds the pause will have lasted too long; 0 or less: it has. */
+const secondsLeft = (system) => (SLA > 0 && system?.workersPaused ? SLA - since(system.requestedAt) : Infinity);
 
 function facts(feed) {
   const { system, metrics, workers } = feed;
@@ -47,6 +55,8 @@ function facts(feed) {
 export function showBanner(feed) {
   const banner = document.getElementById("banner");
   const title = document.getElementById("banner-title");
+  const late = document.getElementById("late");
+  let timer = null;
   // Until the feed has told how things stand, there is nothing to act on.
   const pause = button("Pause…", () => pauseDialog(feed), { id: "pause", disabled: true });
   const change = button("Change mode or reason…", () => pauseDialog(feed), { id: "change", hidden: true });
@@ -66,6 +76,11 @@ export function showBanner(feed) {
     banner.className = system === null ? "unknown" : system.workersPaused ? "paused" : "running";
     if (title.textContent !== words) title.textContent = words; // said aloud only when it changes
     put(document.getElementById("banner-facts"), ...facts(feed));
+    const left = secondsLeft(system);
+    const lateWords = left <= 0 ? "This pause has lasted longer than it should." : "";
+    if (late.textContent !== lateWords) late.textContent = lateWords;
+    clearTimeout(timer);
+    if (left > 0 && left < Infinity) timer = setTimeout(show, Math.min(left * 1000 + 50, TIMER_MS));
     document.title = `${words} · Holdfast`;
     pause.disabled = system === null || system.workersPaused;
     resume.disabled = system === null || !system.workersPaused;

@@ -17,7 +17,7 @@ from holdfast_core.services.artifacts import ArtifactService
 from holdfast_core.services.blockers import BlockerService
 from holdfast_core.services.checkpoints import CheckpointWatch
 from holdfast_core.services.claims import ClaimService
-from holdfast_core.services.counters import Counted, Counters
+from holdfast_core.services.counters import BOUNDS, Counters, Totals
 from holdfast_core.services.feed import FeedEvent, FeedService
 from holdfast_core.services.health import HealthService, Readiness
 from holdfast_core.services.history import HistoryService
@@ -25,13 +25,17 @@ from holdfast_core.services.jobs import JobService
 from holdfast_core.services.leases import LeaseService
 from holdfast_core.services.logins import Login, Logins, Verifier, Vouched
 from holdfast_core.services.logs import LogService
+from holdfast_core.services.measures import MEASURES, TIMERS, Measure, Meter, Sample, counted
 from holdfast_core.services.outbox import Closed, Outbox
 from holdfast_core.services.outcomes import OutcomeService
 from holdfast_core.services.pause import PauseService
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.session import Session
 from holdfast_core.services.sessions import SessionService
+from holdfast_core.services.sla import PauseAlert
 from holdfast_core.services.snapshots import Snapshots
+from holdfast_core.services.spans import spans_are_taken
+from holdfast_core.services.statsd import StatsdReporter
 from holdfast_core.services.sweep import Sweeper
 from holdfast_core.services.upkeep import Upkeep
 from holdfast_core.services.waiters import Waiters
@@ -43,14 +47,18 @@ from holdfast_core.store.users import ensure_user
 if TYPE_CHECKING:
     # What it stands on takes long to load, and few have a provider.
     from holdfast_core.services.issuer import Issuer
+    from holdfast_core.services.sla import Send
 
 __all__ = [
+    "BOUNDS",
+    "MEASURES",
+    "TIMERS",
     "AccessService",
     "ArtifactService",
     "BlockerService",
     "ClaimService",
     "Closed",
-    "Counted",
+    "Counters",
     "FeedEvent",
     "FeedService",
     "HealthService",
@@ -60,17 +68,23 @@ __all__ = [
     "LogService",
     "Login",
     "Logins",
+    "Measure",
+    "Meter",
     "Outbox",
     "OutcomeService",
     "PauseService",
     "Readiness",
+    "Sample",
     "Services",
     "Session",
     "SessionService",
+    "Totals",
     "Verifier",
     "Vouched",
     "WorkerService",
+    "counted",
     "run_services",
+    "spans_are_taken",
 ]
 
 log = structlog.get_logger(__name__)
@@ -103,7 +117,9 @@ class Services:
     issuer: "Issuer | None"
     #: For those who run the process, not for transports.
     watch: PauseWatch
+    alert: PauseAlert
     counters: Counters
+    meter: Meter
     snapshots: Snapshots
     sweeper: Sweeper
     upkeep: Upkeep
@@ -119,16 +135,23 @@ async def run_services(
     settings: Settings,
     clock: Clock | None = None,
     issuer: "Issuer | None" = None,
+    counters: Counters | None = None,
+    send: "Send | None" = None,
 ) -> AsyncGenerator[Services]:
-    """The services over an open store, with their background tasks, until the block ends. `issuer`: the OpenID
-    provider that vouches for callers, where there is one."""
+    """The services over an open store, with their background tasks, until the block ends.
+
+    `issuer`: the OpenID provider that vouches for callers, where there is one. `counters`: those that are shared with
+    other processes. `send`: the webhook that alerts go to, where there is one.
+    """
     clock = clock or SystemClock()
     cache = GateCache(clock)
     waiters = Waiters(bus)
     presence = Presence(database, clock)
-    counters = Counters()
+    counters = counters or Counters()
     watch = PauseWatch(database, bus, cache, waiters, counters, clock)
     snapshots = Snapshots(database, watch, clock)
+    alert = PauseAlert(database, watch, counters, settings, clock, send)
+    meter = Meter(database, snapshots, watch, alert, counters, clock)
     sweeper = Sweeper(database, bus, cache, counters, settings, clock)
     artifacts = ArtifactService(database, presence, settings)
     upkeep = Upkeep(database, bus, cache, artifacts, settings, clock)
@@ -158,7 +181,9 @@ async def run_services(
         logins=logins,
         issuer=issuer,
         watch=watch,
+        alert=alert,
         counters=counters,
+        meter=meter,
         snapshots=snapshots,
         sweeper=sweeper,
         upkeep=upkeep,
@@ -185,11 +210,14 @@ async def run_services(
             services.sessions.beside.run_superseded,
             services.sessions.handbacks.run,
             checkpoints.run,
+            alert.run,
             logins.run,
         ):
             tasks.start_soon(_go_on, task)
         if issuer is not None:
             tasks.start_soon(_go_on, issuer.run)
+        if settings.statsd_url is not None:
+            tasks.start_soon(_go_on, StatsdReporter(settings.statsd_url, meter, counters, clock).run)
         try:
             yield services
         finally:

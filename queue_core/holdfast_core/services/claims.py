@@ -21,6 +21,7 @@ from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Job, Transport
 from holdfast_core.services.batches import Batches
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.presence import Presence
+from holdfast_core.services.spans import traced
 from holdfast_core.services.tokens import hash_token, mint_token
 from holdfast_core.services.waiters import Waiter, Waiters
 from holdfast_core.services.watch import PauseWatch
@@ -78,6 +79,8 @@ class ClaimService:
         self._clock = clock
         #: What all claims are answered while a pause is known.
         self._paused_answer: ClaimAnswer | None = None
+        self._alone = traced("holdfast.claims", self._alone)  # type: ignore[method-assign]
+        self._together = traced("holdfast.claims", self._together)  # type: ignore[method-assign]
         self._batches: Batches[Kind, _Call, store.Taken] = Batches(self._alone, self._together)
 
     async def claim(
@@ -225,6 +228,7 @@ class ClaimService:
                 if claim.request_id is None:
                     raise
                 continue  # its twin, in this very moment, got a job: that is this call's job, too
+            self._counters.observe("claim_latency", self._clock.monotonic() - asked_at)
             self._watch.learn(taken.system, asked_at=asked_at)
             if taken.job is not None or not taken.crowded:
                 break

@@ -15,7 +15,7 @@ from holdfast_core import __version__
 from holdfast_core.errors import ConfigurationError, Unavailable
 from holdfast_core.settings import LOOPBACK_HOSTS
 
-__all__ = ["RETRY_SECONDS", "Wire"]
+__all__ = ["RETRY_SECONDS", "Wire", "trusted"]
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class Wire:
             # A proxy from the environment is for the world outside, never for this very host.
             trust_env=host not in LOOPBACK_HOSTS,
             # Reading the system's certificates takes long; without TLS none are needed.
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._plain else _trusted(),
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._plain else trusted(),
             timeout=httpx2.Timeout(EXCHANGE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=_KEEPALIVE_SECONDS),
         )
@@ -103,7 +103,7 @@ class Wire:
         return response.status_code, cast("dict[str, Any]", answer)
 
 
-def _trusted() -> ssl.SSLContext:
+def trusted() -> ssl.SSLContext:
     """The system's CAs, or the ones that SSL_CERT_FILE or SSL_CERT_DIR names. Raises ConfigurationError."""
     try:
         return httpx2.create_ssl_context()

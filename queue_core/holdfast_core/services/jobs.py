@@ -178,6 +178,7 @@ class JobService:
 
         job, changed = await self._database.write(work)
         if changed:
+            self._counters.ended(job.status)
             self._bus.announce("running")
             log.info("job_cancel", job_id=job_id, status=job.status, reason=request.reason, actor=caller.name)
         return job
@@ -203,6 +204,7 @@ class JobService:
             raise JobStateConflict(f"The job is {job.status}, not stale, so there is nothing to requeue.")
 
         job = await self._database.write(work)
+        self._counters.ended(job.status)
         self._bus.announce("running")
         self._bus.announce("jobs")
         log.info("job_requeued", job_id=job_id, status=job.status, reason=request.reason, actor=caller.name)

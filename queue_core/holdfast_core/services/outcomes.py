@@ -20,6 +20,7 @@ from holdfast_core.services.counters import Counted, Counters
 from holdfast_core.services.holders import Verb, repeated, why_not
 from holdfast_core.services.jobs import job_uuid
 from holdfast_core.services.presence import Presence
+from holdfast_core.services.spans import traced
 from holdfast_core.services.tokens import fence
 from holdfast_core.settings import Settings
 from holdfast_core.states import JobStatus
@@ -66,6 +67,8 @@ class OutcomeService:
         self._counters = counters
         self._presence = presence
         self._settings = settings
+        self._write = traced("holdfast.outcomes", self._write)  # type: ignore[method-assign]
+        self._complete_together = traced("holdfast.outcomes", self._complete_together)  # type: ignore[method-assign]
         self._completes: Batches[None, _End, tuple[Job, bool]] = Batches(
             self._complete, self._complete_together
         )
@@ -186,6 +189,7 @@ class OutcomeService:
         job, changed = await write()
         if changed:
             self._counters.add(_COUNTED[verb])
+            self._counters.ended(job.status)
             if job.status is JobStatus.QUEUED:
                 self._bus.announce("jobs")
             if self._cache.paused() is not None:

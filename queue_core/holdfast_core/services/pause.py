@@ -29,6 +29,7 @@ from holdfast_core.schemas import (
 )
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.snapshots import Look, Snapshots, is_parked, is_safe, look_around
+from holdfast_core.services.spans import span
 from holdfast_core.services.toggles import Decision, Toggles
 from holdfast_core.services.watch import PauseWatch
 from holdfast_core.settings import Settings
@@ -89,9 +90,12 @@ class PauseService:
         """
         asked_at = self._clock.monotonic()
         try:
-            decision, look = await self._decide(
-                lambda connection: self._toggles.decide(connection, caller, request, key)
-            )
+            with span("holdfast.toggle", action=request.action.value) as told:
+                decision, look = await self._decide(
+                    lambda connection: self._toggles.decide(connection, caller, request, key)
+                )
+                told.set_attribute("holdfast.outcome", decision.outcome)
+                told.set_attribute("holdfast.pause_version", decision.system.version)
             log.info(
                 "pause_requested",
                 outcome="replayed" if decision.replayed else decision.outcome,
@@ -168,8 +172,8 @@ class PauseService:
         if self._watch.paused is None or not await self._database.read(store.limit_passed):
             return False
         asked_at = self._clock.monotonic()
-
-        decision = await self._database.write(self._toggles.end_at_limit, lane=Lane.CONTROL)
+        with span("holdfast.toggle", action=PauseAction.RESUME.value):
+            decision = await self._database.write(self._toggles.end_at_limit, lane=Lane.CONTROL)
         if decision is None:
             await self._watch.refresh()
             return False

@@ -92,6 +92,7 @@ class SessionService:
             )
         session = self._make(caller, worker_id)
         self._count += 1
+        self._counters.add("sessions")
         try:
             async with create_task_group() as tasks:
                 session.offers.tasks = tasks
@@ -103,6 +104,7 @@ class SessionService:
                     tasks.cancel_scope.cancel()
         finally:
             self._count -= 1
+            self._counters.add("sessions", -1)
             self.beside.leave(session)
             session.outbox.dispose()
 

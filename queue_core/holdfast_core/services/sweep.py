@@ -11,6 +11,7 @@ from holdfast_core.db import Database, Lane
 from holdfast_core.errors import HoldfastError
 from holdfast_core.gate import GateCache
 from holdfast_core.services.counters import Counters
+from holdfast_core.services.spans import span
 from holdfast_core.settings import Settings
 from holdfast_core.store import upkeep as store
 
@@ -66,20 +67,23 @@ class Sweeper:
         if not found or now - self._back_since < self._settings.lease_grace_seconds:
             return 0
         count = 0
-        while True:
-            swept = await self._database.write(
-                lambda connection: store.sweep(
-                    connection,
-                    grace_seconds=self._settings.lease_grace_seconds,
-                    delay_seconds=self._settings.lease_retry_delay_seconds,
-                ),
-                lane=Lane.GATED,
-            )
-            for job in swept:
-                log.warning("lease_expired", job_id=str(job.id), status=job.status, attempt=job.attempt)
-            count += len(swept)
-            if len(swept) < store.SWEEP_BATCH:
-                break
+        with span("holdfast.sweep") as told:
+            while True:
+                swept = await self._database.write(
+                    lambda connection: store.sweep(
+                        connection,
+                        grace_seconds=self._settings.lease_grace_seconds,
+                        delay_seconds=self._settings.lease_retry_delay_seconds,
+                    ),
+                    lane=Lane.GATED,
+                )
+                for job in swept:
+                    self._counters.ended(job.status)
+                    log.warning("lease_expired", job_id=str(job.id), status=job.status, attempt=job.attempt)
+                count += len(swept)
+                if len(swept) < store.SWEEP_BATCH:
+                    break
+            told.set_attribute("holdfast.jobs", count)
         if count:
             self._counters.add("leases_expired", count)
             self._bus.announce("jobs")

@@ -132,12 +132,13 @@ class PauseWatch:
                         "lease_expired_while_paused",
                         job_id=str(job.id),
                         worker_id=job.claimed_by,
+                        pause_version=self.known_version,
                         lease_expires_at=job.lease_expires_at.isoformat(),
                     )
                 self._named.add((job.id, job.claim_number))
         self.violations = broken
         if broken:
-            log.error("pause_violated", jobs=broken)
+            log.error("pause_violated", pause_version=self.known_version, jobs=broken)
         return broken
 
     async def run_inspection(self) -> None:

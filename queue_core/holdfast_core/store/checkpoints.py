@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Float, String, bindparam, cast, exists, literal, select
+from sqlalchemy import Connection, Float, String, bindparam, cast, exists, func, literal, select
 
 from holdfast_core.db.tables import job_events, jobs, pause_state, status_is
 from holdfast_core.db.types import Now, columns
 from holdfast_core.states import JobPhase, JobStatus, PauseMode
 
-__all__ = ["Overdue", "notice_of", "overdue_jobs"]
+__all__ = ["Overdue", "notice_of", "overdue_jobs", "parked_seconds"]
 
 #: How many of them one look finds; the next finds more, as those that were warned of drop out.
 OVERDUE_NAMED: Final = 100
@@ -74,3 +74,15 @@ def overdue_jobs(connection: Connection, timeout_seconds: float) -> list[Overdue
     return [
         Overdue(**columns(row)) for row in connection.execute(_OVERDUE, {"timeout_seconds": timeout_seconds})
     ]
+
+
+# Since when the job has been parked that has been so for longest: to park is the last that it has reported.
+_PARKED_SINCE = select(func.min(jobs.c.progressed_at).label("since"), Now().label("now")).where(
+    status_is(JobStatus.RUNNING), jobs.c.phase == JobPhase.PARKED.value
+)
+
+
+def parked_seconds(connection: Connection) -> float:
+    """How long the job has waited that has waited at its checkpoint for longest; 0 where none is parked."""
+    row = connection.execute(_PARKED_SINCE).one()
+    return 0.0 if row.since is None else max(0.0, (row.now - row.since).total_seconds())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Boolean, Connection, Float, and_, bindparam, case, func, literal, or_, select
+from sqlalchemy import Boolean, Connection, Float, String, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast_core.db.tables import jobs, pause_state, status_is, workers
@@ -13,7 +13,7 @@ from holdfast_core.db.types import Now
 from holdfast_core.schemas import Transport, WorkerView
 from holdfast_core.states import JobPhase, JobStatus, WorkerState
 
-__all__ = ["FLEET_COUNTS", "Described", "Seen", "fleet", "unacknowledged", "write_presence"]
+__all__ = ["FLEET_COUNTS", "Described", "Seen", "fleet", "fleet_states", "unacknowledged", "write_presence"]
 
 #: A worker is connected if it was seen within this, or within three of its own intervals.
 CONNECTED_SECONDS: Final = 30.0
@@ -60,6 +60,7 @@ _patience = case(
     else_=literal(CONNECTED_SECONDS, Float()),
 )
 _connected = workers.c.last_seen_at > Now(-_patience, stable=True)
+_long_ago = workers.c.last_seen_at <= Now(-GONE_SECONDS, stable=True)
 _acknowledged = workers.c.observed_version >= bindparam("version")
 
 # How many workers are connected, and how many of them have reported the pause's version.
@@ -87,7 +88,7 @@ _FLEET = (
     select(
         workers,
         _connected.label("connected"),
-        (workers.c.last_seen_at <= Now(-GONE_SECONDS, stable=True)).label("long_ago"),
+        _long_ago.label("long_ago"),
     )
     .order_by(workers.c.last_seen_at.desc())
     .limit(FLEET_SHOWN)
@@ -95,6 +96,34 @@ _FLEET = (
 
 # Which jobs are with whom.
 _HELD = select(jobs.c.id, jobs.c.claimed_by, jobs.c.phase).where(status_is(JobStatus.RUNNING))
+
+# How many workers are in which state; by the rules of `_state`, so that not all of them have to be fetched.
+_jobs_of = (
+    select(
+        jobs.c.claimed_by,
+        func.count().label("held"),
+        func.count().filter(jobs.c.phase == JobPhase.PARKED).label("parked"),
+        func.count().filter(jobs.c.phase == JobPhase.RUNNING).label("running"),
+    )
+    .where(status_is(JobStatus.RUNNING))
+    .group_by(jobs.c.claimed_by)
+    .subquery("jobs_of")
+)
+_state_of = case(
+    (and_(~_connected, _long_ago), literal(WorkerState.GONE.value, String())),
+    (~_connected, literal(WorkerState.MISSING.value, String())),
+    (_jobs_of.c.held == _jobs_of.c.parked, literal(WorkerState.PARKED.value, String())),
+    (_jobs_of.c.held > _jobs_of.c.running, literal(WorkerState.PARKING.value, String())),
+    (_jobs_of.c.held > 0, literal(WorkerState.RUNNING.value, String())),
+    (workers.c.auto_enabled, literal(WorkerState.IDLE.value, String())),
+    else_=literal(WorkerState.PAUSED.value, String()),
+).label("state")
+_states = (
+    select(_state_of)
+    .select_from(workers.outerjoin(_jobs_of, _jobs_of.c.claimed_by == workers.c.id))
+    .subquery("states")
+)
+_FLEET_STATES = select(_states.c.state, func.count().label("workers")).group_by(_states.c.state)
 
 
 def _upsert(dialect: str) -> Any:
@@ -197,6 +226,12 @@ def fleet(connection: Connection) -> list[WorkerView]:
         for row in connection.execute(_FLEET)
     ]
     return sorted(found, key=lambda worker: worker.id)
+
+
+def fleet_states(connection: Connection) -> dict[WorkerState, int]:
+    """How many workers are in each state."""
+    found: dict[str, int] = {row.state: row.workers for row in connection.execute(_FLEET_STATES)}
+    return {state: found.get(state.value, 0) for state in WorkerState}
 
 
 def _state(row: Any, phases: list[str]) -> WorkerState:

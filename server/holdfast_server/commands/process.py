@@ -12,7 +12,10 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from holdfast_core.services.counters import Counters
 
 __all__ = ["main"]
 
@@ -44,7 +47,7 @@ def main() -> None:
         settings = load_settings(**told["options"])
         configure_logs(settings.log_format)
         run_server(
-            create_application(settings),
+            create_application(settings, _counters(told)),
             socket.socket(fileno=told["socket"]),
             lambda: answer(ready="yes"),
             tls=server_context(settings),
@@ -67,6 +70,15 @@ def _told() -> dict[str, Any]:
         line += part
     told: dict[str, Any] = json.loads(line)
     return told
+
+
+def _counters(told: dict[str, Any]) -> "Counters | None":
+    from holdfast_core.services.counters import LAYOUT, Counters, map_pages
+
+    shared = told["counters"]
+    if shared["layout"] != LAYOUT:  # this process is of another release than its parent
+        return None
+    return Counters(map_pages(shared["file"], shared["processes"]), told["number"])
 
 
 def _end_with_the_parent() -> None:

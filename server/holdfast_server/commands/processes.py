@@ -3,7 +3,8 @@
 It binds the socket, brings the schema up to date once, and starts N fresh interpreters, each of which is handed
 the socket and runs a whole server (`holdfast_server.commands.process`). Fresh ones, not forks: a fork would carry
 over this process's threads' locks and open connections. They need nothing of each other, since all that they
-share is in the database.
+share is in the database; but they count side by side in one file, so that each can say what all have counted
+(`holdfast_core.services.counters`).
 
 - The ready line comes once all of them accept connections.
 - One that ends unasked is started again, after a rest that doubles while it keeps ending.
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -29,6 +31,7 @@ from anyio import BrokenResourceError, Event, create_task_group, current_time, m
 from anyio.abc import Process
 
 from holdfast_core.errors import ConfigurationError
+from holdfast_core.services.counters import LAYOUT, PAGE_BYTES
 from holdfast_core.settings import Settings
 from holdfast_server.commands.migrate import prepare
 
@@ -60,8 +63,14 @@ def run_processes(
         )
     prepare(settings)
     given = {name: str(value) for name, value in options.items() if value is not None}
-    told = {"socket": listener.fileno(), "options": {**given, "migrate_on_start": False}}
-    anyio.run(_Parent(settings.workers, told, listener, on_ready).run)
+    with tempfile.TemporaryFile(prefix="holdfast-counters-") as counters:
+        counters.truncate(settings.workers * PAGE_BYTES)
+        told = {
+            "socket": listener.fileno(),
+            "options": {**given, "migrate_on_start": False},
+            "counters": {"file": counters.fileno(), "layout": LAYOUT, "processes": settings.workers},
+        }
+        anyio.run(_Parent(settings.workers, told, listener, on_ready).run)
 
 
 class _Parent:
@@ -69,7 +78,7 @@ class _Parent:
         self, count: int, told: Mapping[str, Any], listener: socket.socket, on_ready: Callable[[], None]
     ) -> None:
         self._count = count
-        self._told = json.dumps(told).encode() + b"\n"
+        self._told = told
         self._listener = listener
         self._on_ready = on_ready
         self._running: set[Process] = set()
@@ -150,7 +159,7 @@ class _Parent:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None,
-            pass_fds=[self._listener.fileno()],
+            pass_fds=[self._listener.fileno(), self._told["counters"]["file"]],
             # Ctrl-C is for this process, which passes it on.
             start_new_session=True,
         )
@@ -160,7 +169,7 @@ class _Parent:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenResourceError):  # gone already
-            await process.stdin.send(self._told)
+            await process.stdin.send(json.dumps({**self._told, "number": number}).encode() + b"\n")
         said = b""
         async for part in process.stdout:
             said += part

@@ -8,6 +8,7 @@ async def handle(job: Job) -> str:
 Worker(handle, types=["report"], slots=2).run()
 """
 
+import logging
 import os
 import random
 import secrets
@@ -409,9 +410,12 @@ class Worker:
     def _tell_unreachable(self, error: HoldfastError, delay: float) -> None:
         if not self._unreachable:
             self._unreachable = True
-            level = log.error if isinstance(error, UnexpectedAnswer) else log.warning
-            level(
-                "server_unreachable", url=self._address.shown, detail=error.detail, again_in=round(delay, 1)
+            log.log(
+                logging.ERROR if isinstance(error, UnexpectedAnswer) else logging.WARNING,
+                "server_unreachable",
+                url=self._address.shown,
+                detail=error.detail,
+                again_in=round(delay, 1),
             )
 
     def _tell_reachable(self) -> None:
