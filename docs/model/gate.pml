@@ -102,14 +102,8 @@ proctype Claimer(byte me) {
             mine = 0
         }
     :: before != 0 ->
-        /* The late word of a call that everybody had given up. */
-        atomic {
-            if
-            :: HELD(before) -> assert(token == before); job = succeeded
-            :: else
-            fi;
-            before = 0
-        }
+        /* The late word of a call that everybody had given up: the repeat made its token void. */
+        atomic { assert(!HELD(before)); before = 0 }
     :: mine != 0 -> mine = 0   /* it forgets its job: the lease runs out */
     :: break
     od

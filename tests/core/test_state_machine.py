@@ -36,7 +36,7 @@ from support import core as verbs
 from support.stores import core
 
 #: Stories, and steps of each.
-STORIES = int(os.environ.get("HOLDFAST_TEST_STORIES", "25"))
+STORIES = int(os.environ.get("HOLDFAST_TEST_STORIES", "15"))
 STEPS = 40
 WORKERS = ("v", "w")
 TERMINAL = {"succeeded", "failed", "cancelled", "dead_letter"}

@@ -88,6 +88,8 @@ class Company:
     #: Looks into the database behind the servers' back: the version of the pause, and how many claims broke it.
     look: Callable[[], Awaitable[tuple[int, int]]]
     pace: Pace = field(default_factory=Pace)
+    #: The part of the jobs that is for real workers.
+    real: float = 0.01
     #: Jobs that were seen by their clients lately.
     jobs: deque[str] = field(default_factory=lambda: deque(maxlen=2_000))
     waiting: int = 0
@@ -206,7 +208,7 @@ async def _enqueue(caller: Caller) -> None:
     count = random.choice((1, 1, 1, 10, 25))
     bodies = [
         {
-            "type": REAL if random.random() < 0.01 else random.choice(KINDS),
+            "type": REAL if random.random() < company.real else random.choice(KINDS),
             "priority": random.choice((0, 0, 0, 0, 5)),
             "payload": {"request": request, "number": number},
             "maxAttempts": random.choice((5, 10, 20)),
@@ -295,10 +297,11 @@ async def _claim(caller: Caller, request: str | None, *, once: bool = False) -> 
 
 async def _work(caller: Caller, held: _Held, request: str | None) -> None:
     random = caller.random
-    match random.choices(
+    how = random.choices(
         ("complete", "beat", "retry", "fail", "release", "leave", "late", "again", "twice"),
         (60, 12, 6, 2, 4, 3, 4, 5, 4),
-    )[0]:
+    )[0]
+    match "complete" if caller.company.closing else how:
         case "complete":
             await _end(caller, held, "complete")
         case "beat":

@@ -13,9 +13,9 @@ from typing import Final, Protocol
 import anyio
 from anyio.to_thread import run_sync
 
-from faults.checker import BACK_WITHIN, BEFORE, SLICE
+from faults.checker import BACK_WITHIN, BEFORE, SLICE, recoveries
 from faults.clients import Company, make_run
-from faults.history import Fault
+from faults.history import Fault, History
 from faults.world import Node, Postgres, Sqlite, World
 
 __all__ = ["KINDS", "Nemesis"]
@@ -321,6 +321,8 @@ class Nemesis:
     company: Company
     #: No fault is to begin after this moment (monotonic), once each kind has been.
     until: float
+    #: Faults last this part of what they may.
+    haste: float = 1.0
     #: Of outages of the database: how many are looked at by themselves, to see how soon claims are back.
     calm_share: float = 0.3
     _acting: anyio.Lock = field(default_factory=anyio.Lock)
@@ -340,7 +342,7 @@ class Nemesis:
             await anyio.sleep(random.uniform(*REST))
             kind = first.pop() if first else random.choice(list(kinds))
             trouble = kinds[kind](self.world, random)
-            seconds = random.uniform(*trouble.lasts)
+            seconds = random.uniform(*trouble.lasts) * self.haste
             if not isinstance(trouble, _PostgresDown):
                 if name == "processes":
                     async with self._acting:
@@ -373,7 +375,10 @@ class Nemesis:
                 await make_run(self.company, f"calm-{len(self.company.history.ops)}")
                 await anyio.sleep(BEFORE + 0.5)
                 fault = await self._make(kind, trouble, seconds)
-                await anyio.sleep(BACK_WITHIN + SLICE)
                 fault.calm = True
+                seen = History(self.company.history.database, ops=self.company.history.ops, faults=[fault])
+                with anyio.move_on_after(BACK_WITHIN + 2 * SLICE):
+                    while not all(found.seconds is not None for found in recoveries(seen)):
+                        await anyio.sleep(SLICE / 4)
             finally:
                 self.company.calm = False

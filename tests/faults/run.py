@@ -48,6 +48,8 @@ class Plan:
     seed: int
     seconds: float
     faults: bool = True
+    #: Faults last this part of what they may.
+    haste: float = 1.0
     mutant: str | None = None
     pace: Pace = field(default_factory=Pace)
 
@@ -82,6 +84,8 @@ async def run_round(plan: Plan, cluster: Cluster | None = None) -> Round:
     history = History(plan.database, plan.seed)
     async with open_world(plan.database, cluster=cluster, mutant=plan.mutant, small=not plan.faults) as world:
         company = Company(history, world.nodes, plan.seed, world.look, plan.pace)
+        if not plan.faults:
+            company.real = 0.0  # a small world has no worker process
         async with anyio.create_task_group() as at_work:
             for name, client, count in (
                 ("worker", clients.worker, plan.pace.workers),
@@ -98,7 +102,7 @@ async def run_round(plan: Plan, cluster: Cluster | None = None) -> Round:
                     for number in range(count):
                         making.start_soon(client, company, f"{name}-{number}")
                 if plan.faults:
-                    await Nemesis(world, company, time.monotonic() + plan.seconds).run()
+                    await Nemesis(world, company, time.monotonic() + plan.seconds, plan.haste).run()
                 else:
                     await anyio.sleep(plan.seconds)
                 company.closing = True

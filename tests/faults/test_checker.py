@@ -239,7 +239,7 @@ def test_a_word_of_the_earlier_claim_after_a_later_one_is_found(told: Told, verb
     first = told.claim(2, "a", lease=1)
     told.claim(4, "a", worker="v", attempt=2)
     told.says(5, verb, first, "running" if verb == "heartbeat" else "queued")
-    assert told.rules() == {"fence"}
+    assert "fence" in told.rules()
 
 
 def test_a_word_of_the_earlier_claim_beside_the_later_one_may_have_come_first(told: Told) -> None:

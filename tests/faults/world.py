@@ -124,13 +124,20 @@ class Postgres:
 
     async def fetch(self, statement: str) -> list[tuple[Any, ...]]:
         async with self._turn:
-            try:
-                if self._connection is None:
-                    self._connection = await asyncpg.connect(self.url, timeout=5)
-                return [tuple(row) for row in await self._connection.fetch(statement, timeout=30)]
-            except BaseException:
-                self.close()
-                raise
+            # Once more where the connection that we had turns out to be gone.
+            for known in (self._connection is not None, False):
+                try:
+                    if self._connection is None:
+                        self._connection = await asyncpg.connect(self.url, timeout=5)
+                    return [tuple(row) for row in await self._connection.fetch(statement, timeout=30)]
+                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    self.close()
+                    if not known:
+                        raise
+                except BaseException:
+                    self.close()
+                    raise
+        raise AssertionError
 
     def close(self) -> None:
         if self._connection is not None:
