@@ -1,16 +1,19 @@
 # Needs Python 3.11 or later, with its venv module, and make. Each target installs what it needs into .venv.
 
 PYTHON ?= python3
+MINUTES ?= 60
 TEST_PROCESSES ?= 3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak screenshots lint format bench light wheel constraints clean
+.PHONY: help demo test soak faults guarantees screenshots lint format bench light wheel constraints clean
 
 help:
 	@echo "make demo    the whole thing on this machine: server, workers, a pause   (ARGS=... goes to it)"
 	@echo "make test    all tests, with a PostgreSQL of their own                   (ARGS=... goes to pytest)"
-	@echo "make soak    the long versions of some tests: outages, hostile requests  (ARGS=... goes to pytest)"
+	@echo "make soak    the long versions of some tests: outages, hostile requests, faults for MINUTES=60"
+	@echo "make faults  of these the faults alone: MINUTES=60 of them               (ARGS=... goes to the run)"
+	@echo "make guarantees   put the figures of the last such run into docs/guarantees.md"
 	@echo "make screenshots  take the pictures in docs/images from the real pages"
 	@echo "make lint    ruff, import contracts, mypy, pyright"
 	@echo "make format  let ruff repair what it can, and format"
@@ -27,10 +30,21 @@ demo: .venv/.server
 test: .venv/.dev .clients/.node
 	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
-# What is too long for each run: outages of two minutes, ten thousand made-up requests as each role.
+# What is too long for each run: outages of two minutes, ten thousand made-up requests as each role, a thousand stories
+# of jobs and pauses, and an hour of faults.
 soak: .venv/.dev
-	HOLDFAST_TEST_LEASE_SECONDS=40 .venv/bin/python -m pytest tests/worker/test_outages.py $(ARGS)
-	HOLDFAST_TEST_REQUESTS=10000 .venv/bin/python -m pytest -rP -o faulthandler_timeout=3600 tests/test_hostile_requests.py $(ARGS)
+	HOLDFAST_TEST_LEASE_SECONDS=40 .venv/bin/python -m pytest tests/worker/test_outages.py
+	HOLDFAST_TEST_REQUESTS=10000 .venv/bin/python -m pytest -rP -o faulthandler_timeout=3600 tests/test_hostile_requests.py
+	HOLDFAST_TEST_STORIES=1000 .venv/bin/python -m pytest -o faulthandler_timeout=3600 tests/core/test_state_machine.py
+	$(MAKE) faults
+
+# Needs Linux and root, and the packages of .ci/system-packages. ARGS="--seed 7 --rounds 1 --database sqlite" repeats one.
+faults: .venv/.dev
+	PYTHONPATH=tests .venv/bin/python -m faults.run --minutes $(MINUTES) --report .soak $(ARGS)
+
+guarantees: .venv/.dev
+	cp .soak/report.json docs/guarantees.json
+	PYTHONPATH=tests .venv/bin/python -m faults.report docs/guarantees.json docs/guarantees.md
 
 screenshots: .venv/.dev
 	PYTHONPATH=tests .venv/bin/python tests/dashboard/screenshots.py

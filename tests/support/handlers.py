@@ -54,6 +54,13 @@ async def busy(job: Job) -> str:
     return "done"
 
 
+async def brief(job: Job) -> str:
+    """Works for a moment, and notes nothing."""
+    await job.checkpoint("at once")
+    await anyio.sleep(0.05)
+    return "done"
+
+
 async def varied(job: Job) -> object:
     """Ends as the payload says."""
     match job.payload.get("how"):

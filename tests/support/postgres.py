@@ -31,7 +31,7 @@ import asyncpg
 
 from support.reaper import reaper
 
-__all__ = ["Template", "open_cluster", "postgres_binaries", "run_sql"]
+__all__ = ["Cluster", "Template", "open_cluster", "own_cluster", "postgres_binaries", "run_sql"]
 
 #: Holdfast supports PostgreSQL from here on.
 OLDEST: Final = (14, 0)
@@ -109,12 +109,19 @@ def open_cluster() -> Generator[str]:
     if given:
         yield given.replace("postgresql+asyncpg://", "postgresql://", 1)
         return
+    with own_cluster() as cluster:
+        yield cluster.url
+
+
+@contextmanager
+def own_cluster() -> Generator["Cluster"]:
+    """A server of one's own, to be stopped and started at will, until the block ends."""
     binaries = postgres_binaries(os.environ.get("HOLDFAST_TEST_POSTGRES", ""))
     folder = Path(tempfile.mkdtemp(prefix="holdfast-pg-", dir=_temporary_folder()))
     reaper().watch_folder(str(folder))
     try:
-        with _Cluster(folder, binaries) as cluster:
-            yield cluster.url
+        with Cluster(folder, binaries) as cluster:
+            yield cluster
     finally:
         shutil.rmtree(folder)
         reaper().forget(str(folder))
@@ -180,7 +187,7 @@ def _version(folder: Path, user: dict[str, Any]) -> tuple[int, int]:
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
-class _Cluster:
+class Cluster:
     """One server process and its folder."""
 
     def __init__(self, folder: Path, binaries: Path) -> None:
@@ -203,16 +210,24 @@ class _Cluster:
             self._binaries = self._reachable()
         self._init()
         for _ in range(STARTS):
+            self._port = _free_port()
             self._start()
             if self._is_ready():
                 return self
-            self._stop()
+            self.stop()
             if "could not bind" not in self._log.read_text(errors="replace"):
                 break
         raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text(errors='replace')}")
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.stop()
+
+    def start(self) -> None:
+        """Start it again, at the address that it had, and wait until it takes connections."""
+        self._start()
+        if not self._is_ready():
+            self.stop()
+            raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text(errors='replace')}")
 
     def _reachable(self) -> Path:
         """The binaries, or a copy where `nobody` cannot enter the folders above them (as in root's home)."""
@@ -250,7 +265,6 @@ class _Cluster:
             raise RuntimeError(f"initdb failed:\n{error.stdout.decode(errors='replace')}") from error
 
     def _start(self) -> None:
-        self._port = _free_port()
         options = {
             "port": self._port,
             "listen_addresses": "127.0.0.1",
@@ -282,15 +296,17 @@ class _Cluster:
         while self._process.poll() is None and time.monotonic() < give_up:
             # The server writes its state into the eighth line.
             lines = state.read_text().splitlines() if state.exists() else []
-            if len(lines) >= 8 and lines[7].strip() == "ready":
+            ours = lines[:1] == [str(self._process.pid)]  # one that ended at once leaves its file behind
+            if ours and len(lines) >= 8 and lines[7].strip() == "ready":
                 return True
             time.sleep(0.02)
         return False
 
-    def _stop(self) -> None:
+    def stop(self, sign: signal.Signals = signal.SIGQUIT) -> None:
+        """End it: at once, as if it had crashed, or by SIGINT in good order."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGQUIT)  # at once: nothing in there is needed again
+        self._process.send_signal(sign)
         try:
             self._process.wait(SECONDS_TO_STOP)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""A way to PostgreSQL that can be cut: what a client sees when its network or its server is gone."""
+"""A way to a server that can be cut or stalled: what a client sees when its network or its server is gone."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,11 @@ __all__ = ["Proxy", "proxy"]
 
 
 class Proxy:
-    """Passes bytes on to the server of `url`, until it is cut."""
+    """Passes bytes on to the server of `url`, until it is cut. It listens on `host`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, host: str = "127.0.0.1") -> None:
         self._parts = urlsplit(plain_url(url))
+        self._host = host
         self._server: asyncio.Server | None = None
         self._port = 0
         self._sessions: set[asyncio.Task[None]] = set()
@@ -24,14 +25,14 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The database, by this way."""
-        user = self._parts.netloc.rpartition("@")[0]
-        return self._parts._replace(netloc=f"{user}@127.0.0.1:{self._port}").geturl()
+        """The server, by this way."""
+        user, at, _ = self._parts.netloc.rpartition("@")
+        return self._parts._replace(netloc=f"{user}{at}{self._host}:{self._port}").geturl()
 
     async def restore(self) -> Self:
         """Take connections, on the same port as before."""
         self._flows.set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._serve, self._host, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -45,8 +46,12 @@ class Proxy:
         await self._server.wait_closed()
 
     def freeze(self) -> None:
-        """Swallow what is sent from now on, both ways: the network is cut, and nobody is told."""
+        """Hold up what is sent from now on, both ways: the network is cut, and nobody is told."""
         self._flows.clear()
+
+    def thaw(self) -> None:
+        """Let pass what was held up, and all that comes."""
+        self._flows.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = asyncio.current_task()
@@ -62,6 +67,8 @@ class Proxy:
                 back.transport.abort()
         except asyncio.CancelledError:
             pass  # cut: asyncio.Server asks for this task's result, and cancelled is not one
+        except OSError:
+            pass  # the server is not there, as the client is about to see
         finally:
             writer.transport.abort()
             self._sessions.discard(session)

@@ -40,6 +40,10 @@ class Reaper:
         """Remove `path` if this process dies first."""
         self._tell(f"folder {path}")
 
+    def watch_mount(self, path: str) -> None:
+        """Unmount what is at `path` if this process dies first."""
+        self._tell(f"mount {path}")
+
     def forget(self, what: int | str) -> None:
         """A process that has been waited for, or a folder that is gone."""
         self._tell(f"forget {what}")
@@ -70,6 +74,7 @@ def reaper() -> Reaper:
 def _serve() -> None:
     processes: dict[str, int] = {}
     folders: list[str] = []
+    mounts: list[str] = []
     for line in sys.stdin:
         match line.rstrip("\n").split(" ", 1):
             case ["process", text]:
@@ -77,14 +82,19 @@ def _serve() -> None:
                 processes[pid] = int(sign)
             case ["folder", path]:
                 folders.append(path)
+            case ["mount", path]:
+                mounts.append(path)
             case ["forget", what]:
                 processes.pop(what, None)
-                if what in folders:
-                    folders.remove(what)
+                for paths in (folders, mounts):
+                    if what in paths:
+                        paths.remove(what)
             case _:
                 raise ValueError(line)
     for pid, sign in processes.items():
         _end(int(pid), sign)
+    for path in mounts:
+        subprocess.run(["umount", "--lazy", path], check=False)
     for path in folders:
         shutil.rmtree(path, ignore_errors=True)
 

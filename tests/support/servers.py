@@ -15,6 +15,7 @@ import subprocess
 import sysconfig
 import tempfile
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, Final, Self
 
@@ -23,7 +24,7 @@ from anyio.to_thread import run_sync
 
 from support.reaper import reaper
 
-__all__ = ["Server", "start_server"]
+__all__ = ["Server", "program", "start_server"]
 
 SECONDS_TO_START: Final = 60.0
 SECONDS_TO_STOP: Final = 20.0
@@ -33,12 +34,23 @@ LINES_SHOWN: Final = 60
 _READY: Final = re.compile(r"Holdfast is ready at (https?://\S+)")
 
 
-def start_server(database_url: str, /, *options: str, **environment: str) -> "Server":
+def start_server(
+    database_url: str, /, *options: str, command: Sequence[str] = (), **environment: str
+) -> "Server":
     """`holdfast serve --port 0` on the database; a context manager, sync and async.
 
     `options` go to the command line, `environment` (full names, such as HOLDFAST_LOG_FORMAT) on top of ours.
+    `command`: what to run in place of `holdfast`.
     """
-    return Server(["serve", "--port", "0", *options], {"HOLDFAST_DATABASE_URL": database_url, **environment})
+    arguments = ["serve", "--port", "0", *options]
+    return Server(arguments, {"HOLDFAST_DATABASE_URL": database_url, **environment}, command or [program()])
+
+
+def program() -> str:
+    """The command `holdfast` of this environment."""
+    found = shutil.which("holdfast", path=sysconfig.get_path("scripts"))
+    assert found, "the command `holdfast` is not beside this Python: pip install -e '.[server]'"
+    return found
 
 
 class Server:
@@ -47,8 +59,8 @@ class Server:
     url: str
     process: subprocess.Popen[str]
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
-        self._arguments = arguments
+    def __init__(self, arguments: list[str], environment: dict[str, str], command: Sequence[str]) -> None:
+        self._arguments = [*command, *arguments]
         self._environment = environment
         self._log: IO[bytes]
         self._ready = threading.Event()
@@ -80,11 +92,9 @@ class Server:
         reaper().forget(self.process.pid)
 
     def __enter__(self) -> Self:
-        program = shutil.which("holdfast", path=sysconfig.get_path("scripts"))
-        assert program, "the command `holdfast` is not beside this Python: pip install -e '.[server]'"
         self._log = tempfile.TemporaryFile("wb+", prefix="holdfast-server-")
         self.process = subprocess.Popen(
-            [program, *self._arguments],
+            self._arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
