@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from playwright.sync_api import Browser, Page, Request, Response, expect
 import holdfast_dashboard
 from dashboard.looking import opened
 from holdfast_worker.client import Client
+from support.ports import lasting_port
 from support.servers import Server, start_server
 
 MOST_BYTES: Final = 100_000
@@ -103,16 +103,10 @@ def test_on_a_second_view_no_script_or_style_is_sent_again(browser: Browser, ser
             assert response.request.sizes()["responseBodySize"] == 0
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def test_after_an_upgrade_of_the_server_no_script_of_the_old_one_runs(
     browser: Browser, sqlite_url: str, tmp_path: Path
 ) -> None:
-    port = str(free_port())
+    port = str(lasting_port())
     package = tmp_path / "newer" / "holdfast_dashboard"
     shutil.copytree(Path(holdfast_dashboard.__file__).parent, package)
     script = package / "static" / "drain.js"

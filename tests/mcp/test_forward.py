@@ -21,6 +21,7 @@ from holdfast_core.policy import INCLUDED, TOOLS, may_call
 from holdfast_core.services import ClaimService
 from holdfast_core.states import Role
 from holdfast_server.mcp.subscriptions import VERSION_META_KEY
+from support.ports import lasting_port
 from support.servers import start_server
 
 PATIENCE = 60
@@ -55,12 +56,6 @@ async def ask(client: Client, name: str, arguments: dict[str, Any] | None = None
     assert not result.is_error, text_of(result)
     answer: dict[str, Any] = result.structured_content
     return answer
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 # What passes through
@@ -244,7 +239,7 @@ async def test_a_server_that_comes_later_and_goes_and_comes_again_is_no_end(
     agents: Any, mode: str, sqlite_url: str
 ) -> None:
     heard: list[int] = []
-    port = free_port()
+    port = lasting_port()
     address = f"http://127.0.0.1:{port}"
     async with forwarder(agents, address, mode, heard=heard) as client:
         assert client.instructions.startswith("[server_unreachable]")

@@ -16,7 +16,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -29,6 +28,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from support.ports import lasting_port
 from support.reaper import reaper
 
 __all__ = ["Cluster", "Template", "open_cluster", "own_cluster", "postgres_binaries", "run_sql"]
@@ -210,7 +210,7 @@ class Cluster:
             self._binaries = self._reachable()
         self._init()
         for _ in range(STARTS):
-            self._port = _free_port()
+            self._port = lasting_port()
             self._start()
             if self._is_ready():
                 return self
@@ -351,10 +351,3 @@ def _temporary_folder() -> str:
     folder = Path(tempfile.gettempdir()).resolve()
     private = [parent for parent in (folder, *folder.parents) if not parent.stat().st_mode & 0o001]
     return "/tmp" if _user() and private else str(folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -7,6 +7,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from holdfast_core.db.postgres import plain_url
+from support.ports import lasting_port
 
 __all__ = ["Proxy", "proxy"]
 
@@ -18,7 +19,7 @@ class Proxy:
         self._parts = urlsplit(plain_url(url))
         self._host = host
         self._server: asyncio.Server | None = None
-        self._port = 0
+        self._port = lasting_port()
         self._sessions: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
@@ -33,7 +34,6 @@ class Proxy:
         """Take connections, on the same port as before."""
         self._flows.set()
         self._server = await asyncio.start_server(self._serve, self._host, self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def cut(self) -> None:

@@ -22,6 +22,7 @@ from typing import IO, Final, Self
 from anyio import CancelScope
 from anyio.to_thread import run_sync
 
+from support.ports import lasting_port
 from support.reaper import reaper
 
 __all__ = ["Server", "program", "start_server"]
@@ -37,12 +38,12 @@ _READY: Final = re.compile(r"Holdfast is ready at (https?://\S+)")
 def start_server(
     database_url: str, /, *options: str, command: Sequence[str] = (), **environment: str
 ) -> "Server":
-    """`holdfast serve --port 0` on the database; a context manager, sync and async.
+    """`holdfast serve` on the database, at a port of its own; a context manager, sync and async.
 
     `options` go to the command line, `environment` (full names, such as HOLDFAST_LOG_FORMAT) on top of ours.
     `command`: what to run in place of `holdfast`.
     """
-    arguments = ["serve", "--port", "0", *options]
+    arguments = ["serve", "--port", str(lasting_port()), *options]
     return Server(arguments, {"HOLDFAST_DATABASE_URL": database_url, **environment}, command or [program()])
 
 

@@ -4,7 +4,6 @@ Leases are short here; `make soak` runs the same with leases of forty seconds, s
 """
 
 import os
-import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pytest
 
 from holdfast_core.states import JobStatus
 from holdfast_worker.client import Client
+from support.ports import lasting_port
 from support.servers import Server, start_server
 from support.workers import Ledger, WorkerProcess, start_worker, until
 
@@ -25,10 +25,7 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["auto", "http"])
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found: int = probe.getsockname()[1]
-        return found
+    return lasting_port()
 
 
 @contextmanager
