@@ -49,6 +49,9 @@ REAL: Final = "real"
 PATIENCE: Final = 4.0
 #: A lease, in seconds.
 LEASE: Final = 2
+#: How long a worker rests between two jobs while rates are compared, in seconds, at least and at most: so that what
+#: claims come to in a second is what they ask for, and not what a shared machine has to spare in that second.
+STEADY: Final = (0.4, 1.2)
 #: How often a client repeats a call whose answer was lost.
 REPEATS: Final = 3
 JOBS: Final = "/api/queue/jobs"
@@ -95,7 +98,7 @@ class Company:
     waiting: int = 0
     requests: int = 0
     toggles: int = 0
-    #: Set while nobody is to pause.
+    #: Set while rates are compared: nobody is to pause, and workers work at a steady rate.
     calm: bool = False
     #: Set when producers and operators are to end; workers go on until the queue is empty.
     closing: bool = False
@@ -148,12 +151,20 @@ class Caller:
         try:
             with anyio.fail_after(PATIENCE + 1):
                 answer = await http.request(method, server.address + path, content=content, headers=headers)
-            told = answer.json()
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             op.end, op.outcome, op.answer = time.monotonic(), "refused", {"code": UNREACHABLE}
             await anyio.sleep(0.05)
             return op, None
-        except (httpx2.HTTPError, TimeoutError, ValueError):
+        except (
+            httpx2.HTTPError,
+            TimeoutError,
+            AttributeError,
+        ):  # the last: anyio's, if it ends as it is made
+            await anyio.sleep(0.05)
+            return op, None
+        try:
+            told = answer.json()
+        except ValueError:
             await anyio.sleep(0.05)
             return op, None
         op.status = answer.status_code
@@ -249,6 +260,8 @@ async def worker(company: Company, name: str) -> None:
     async with Caller(company, name) as caller:
         number = 0
         while True:
+            if company.calm:
+                await anyio.sleep(caller.random.uniform(*STEADY))
             number += 1
             request = f"{name}-{number}" if caller.random.random() < 0.5 else None
             held, paused = await _claim(caller, request)

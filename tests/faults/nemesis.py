@@ -22,6 +22,8 @@ __all__ = ["KINDS", "Nemesis"]
 
 #: Rest between two faults of a lane, in seconds: at least and at most.
 REST: Final = (0.1, 0.8)
+#: How long workers take to come to a steady rate, in seconds.
+SECONDS_TO_STEADY: Final = 1.5
 
 
 class Trouble(Protocol):
@@ -373,7 +375,7 @@ class Nemesis:
             self.company.calm = True
             try:
                 await make_run(self.company, f"calm-{len(self.company.history.ops)}")
-                await anyio.sleep(BEFORE + 0.5)
+                await anyio.sleep(SECONDS_TO_STEADY + BEFORE)
                 fault = await self._make(kind, trouble, seconds)
                 fault.calm = True
                 seen = History(self.company.history.database, ops=self.company.history.ops, faults=[fault])

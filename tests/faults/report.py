@@ -19,8 +19,8 @@ END: Final = "<!-- figures: end -->"
 
 @dataclass
 class RoundFigures:
-    """One round. `operations` by verb and outcome, and calls that reached no server, which are none; `recoveries` in
-    seconds, None: never."""
+    """One round. `operations` by verb and outcome, and calls that reached no server, which are none; `recoveries`: how
+    soon claims were back after an outage, in seconds, None: never; `rates`: claims a second before it."""
 
     database: str
     seed: int
@@ -29,6 +29,7 @@ class RoundFigures:
     jobs: int
     versions: int
     recoveries: list[float | None]
+    rates: list[float]
     violations: list[str]
 
     def count(self, outcome: str = "") -> int:
@@ -79,6 +80,7 @@ class Report:
         columns = [*(of[name] for name in databases), self.rounds]
         kinds = sorted(faults(self.rounds))
         times = [[one for figures in rounds for one in figures.recoveries] for rounds in columns]
+        rates = [[one for figures in rounds for one in figures.rates] for rounds in columns]
         lines = [
             f"{len(self.rounds)} rounds in {self.minutes:.0f} minutes, seeds {self.seed} to"
             f" {self.seed + len(self.rounds) - 1}.",
@@ -99,12 +101,17 @@ class Report:
             ),
             row("faults", [f"{faults(rounds).total():,}" for rounds in columns]),
             *(row(f"… {kind}", [f"{faults(rounds)[kind]:,}" for rounds in columns]) for kind in kinds),
-            row("claims back after an outage: median, worst (s)", [_seconds(found) for found in times]),
+            row("claims a second before an outage: median", [_median(found) for found in rates]),
+            row("… as many after it: median, worst (s), outages", [_seconds(found) for found in times]),
             row(
                 "**violations**", [f"**{sum(len(one.violations) for one in rounds)}**" for rounds in columns]
             ),
         ]
         return "\n".join(lines)
+
+
+def _median(found: list[float]) -> str:
+    return f"{median(found):.0f}" if found else ""
 
 
 def _seconds(found: list[float | None]) -> str:
@@ -113,7 +120,7 @@ def _seconds(found: list[float | None]) -> str:
     known = [one for one in found if one is not None]
     if len(known) < len(found):
         return "never"
-    return f"{median(known):.2f}, {max(known):.2f} ({len(known)})"
+    return f"{median(known):.2f}, {max(known):.2f}, {len(known)}"
 
 
 def read_report(path: Path) -> Report:

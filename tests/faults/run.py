@@ -37,6 +37,8 @@ __all__ = ["Plan", "Round", "describe", "run_round"]
 SECONDS_TO_SETTLE: Final = 90.0
 #: Rounds of a long run, in seconds each: short enough that a history is easily checked.
 ROUND_SECONDS: Final = 100.0
+#: Many clients, since those that a stalled server keeps waiting do nothing meanwhile.
+BUSY: Final = Pace(workers=48, producers=8)
 DATABASES: Final[tuple[DatabaseKind, ...]] = get_args(DatabaseKind)
 
 
@@ -65,6 +67,7 @@ class Round:
 
     def figures(self) -> RoundFigures:
         """Its part of the report."""
+        back = recoveries(self.history)
         return RoundFigures(
             database=self.plan.database,
             seed=self.plan.seed,
@@ -74,7 +77,8 @@ class Round:
             faults=dict(Counter(fault.kind for fault in self.history.faults)),
             jobs=len(self.final.jobs),
             versions=self.final.version,
-            recoveries=[found.seconds for found in recoveries(self.history)],
+            recoveries=[found.seconds for found in back],
+            rates=[found.rate_before for found in back],
             violations=[f"{one.rule}: {one.text}" for one in self.violations],
         )
 
@@ -192,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cluster = stack.enter_context(own_cluster()) if "postgresql" in databases else None
         while time.monotonic() < until if said.rounds is None else len(report.rounds) < said.rounds:
             number = len(report.rounds)
-            plan = Plan(databases[number % len(databases)], seed + number, said.seconds)
+            plan = Plan(databases[number % len(databases)], seed + number, said.seconds, pace=BUSY)
             print(f"round {number + 1}: {plan.database}, seed {plan.seed}", flush=True)
             done = anyio.run(run_round, plan, cluster, backend_options={"use_uvloop": True})
             report.rounds.append(done.figures())

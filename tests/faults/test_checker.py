@@ -220,6 +220,17 @@ def test_a_repeat_of_a_claim_is_the_same_lease(told: Told) -> None:
     assert told.rules() == set()
 
 
+@pytest.mark.parametrize(("request_id", "found"), [("r", set[str]()), ("other", {"lease"})])
+def test_a_repeat_of_a_claim_whose_answer_was_lost_may_give_the_job_back(
+    told: Told, request_id: str, found: set[str]
+) -> None:
+    told.enqueue(1, "a")
+    told.op("claim", 1, {"worker": "w", "request": request_id}, lost=True)
+    told.claim(2, "a", request="r")
+    told.claim(5, "a", worker="v")
+    assert told.rules() == found
+
+
 def test_leases_are_not_judged_across_a_jump_of_the_hosts_clock() -> None:
     for database, found in (("postgresql", {"lease"}), ("sqlite", set[str]())):
         told = Told(database)  # type: ignore[arg-type]
@@ -521,6 +532,14 @@ def test_a_crash_and_a_malformed_call_are_found(told: Told) -> None:
     told.op("status", 1, {}, {}, status=500).outcome = "unknown"
     told.op("status", 2, {}, refused="invalid_request").status = 422
     assert told.rules() == {"answer"}
+
+
+@pytest.mark.parametrize(("lost", "found"), [("r", set[str]()), ("other", {"answer"})])
+def test_a_request_id_is_refused_only_where_it_was_used(told: Told, lost: str, found: set[str]) -> None:
+    told.op("claim", 1, {"worker": "w", "request": lost}, lost=True)
+    again = told.op("claim", 2, {"worker": "w", "request": "r"}, refused="idempotency_key_reused")
+    again.status = 422
+    assert told.rules() == found
 
 
 # --- what is done with a finding

@@ -18,6 +18,7 @@ def figures(database: str, seed: int, *violations: str) -> RoundFigures:
         400,
         31,
         [0.5, 1.25],
+        [48.0, 52.0],
         list(violations),
     )
 
@@ -34,6 +35,11 @@ def test_a_report_adds_up(tmp_path: Path) -> None:
     assert "| changes of the pause | 30 | 30 | 60 |" in told
     assert "| faults | 3 | 3 | 6 |" in told
     assert "| … server-killed | 2 | 2 | 4 |" in told
+    assert "| claims a second before an outage: median | 50 | 50 | 50 |" in told
+    assert (
+        "| … as many after it: median, worst (s), outages | 0.88, 1.25, 2 | 0.88, 1.25, 2 | 0.88, 1.25, 4 |"
+        in told
+    )
     assert "| **violations** | **0** | **1** | **1** |" in told
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

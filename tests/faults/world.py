@@ -10,7 +10,6 @@ Needs Linux and root: `missing` says what a machine lacks.
 
 import os
 import shutil
-import socket
 import sqlite3
 import struct
 import subprocess
@@ -30,6 +29,7 @@ from faults.history import Event, JobRow
 from faults.history import Final as FinalState
 from holdfast_core.db.migrations import migrate
 from holdfast_core.settings import load_settings
+from support.ports import lasting_port
 from support.postgres import Cluster, Template, own_cluster
 from support.proxy import Proxy
 from support.reaper import reaper
@@ -220,6 +220,10 @@ class Line:
         ):
             _run(*run, "ip", "neighbour", "del", address, "dev", name, check=False)
 
+    def remove(self) -> None:
+        """Take it away now: with its namespace it would go a moment after that, and its name be taken until then."""
+        _run("ip", "link", "del", self._here)
+
 
 def _run(*command: str, check: bool = True) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -236,7 +240,7 @@ class Node:
         self.to_clients: Proxy | None = None
         self.to_database: Proxy | None = None
         self.lines: tuple[Line, Line] | None = None
-        self.url = f"http://{host}:{_free_port(host)}"
+        self.url = f"http://{host}:{lasting_port()}"
         self._host = host
         self._command = list(command)
         self._database_url = ""
@@ -289,14 +293,6 @@ class Node:
     def log(self) -> str:
         """All that it has written to stderr, over its lives."""
         return "".join([*self.logs, self._server.log if self._server is not None else ""])
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        # In a namespace any port is free.
-        probe.bind((host if host.startswith("127.") else "127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class World:
@@ -466,6 +462,8 @@ async def _nodes(
     name = f"hf{os.getpid()}"
     front = Line(holder, f"{name}a", "front", net, 1)
     back = Line(holder, f"{name}b", "back", net, 5)
+    stack.callback(front.remove)
+    stack.callback(back.remove)
     inside = ["nsenter", f"--net=/proc/{holder}/ns/net", *command]
     apart = Node("apart", front.its_address, inside, clock("apart"))
     apart.lines = (front, back)
