@@ -71,7 +71,7 @@ def create_app(
         app.include_router(part.router)
     app.mcp_app = mcp_app
     app.hot_routes = HotRoutes({path: function for part in parts for path, function in part.hot.items()})
-    app.answers_at_once = {path: function for part in parts for path, function in part.at_once.items()}
+    app.begins = HotRoutes({path: function for part in parts for path, function in part.begins.items()})
     app.router.routes.extend(
         [
             *page_routes(context),

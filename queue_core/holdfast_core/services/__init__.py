@@ -14,6 +14,7 @@ from holdfast_core.db import Database
 from holdfast_core.gate import GateCache
 from holdfast_core.services.access import AccessService
 from holdfast_core.services.artifacts import ArtifactService
+from holdfast_core.services.batches import Begun
 from holdfast_core.services.blockers import BlockerService
 from holdfast_core.services.checkpoints import CheckpointWatch
 from holdfast_core.services.claims import ClaimService
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessService",
     "ArtifactService",
+    "Begun",
     "BlockerService",
     "ClaimService",
     "Closed",
