@@ -43,7 +43,7 @@ from holdfast_core.gate import door_is_open
 from holdfast_core.schemas import Job, System
 from holdfast_core.states import JobPhase, JobStatus
 from holdfast_core.store.given import Given, bound
-from holdfast_core.store.jobs import job_from
+from holdfast_core.store.jobs import SHOWN, job_from
 from holdfast_core.store.lanes import matching
 from holdfast_core.store.pause import read_system, system_from
 
@@ -273,7 +273,7 @@ _TAKE_SQLITE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
     .values(**_taken_values, claim_number=bindparam("claim_number", type_=BigInteger()))
-    .returning(*jobs.c)
+    .returning(*SHOWN)
 )
 
 # SQLite: the claim that a requestId stands for.
@@ -281,7 +281,7 @@ _PRIOR_SQLITE = select(jobs.c.id, _runs.label("runs")).where(_prior)
 
 # SQLite: answer it again.
 _AGAIN_SQLITE = (
-    update(jobs).where(jobs.c.id == bindparam("job_id"), _runs, _newer).values(_leased).returning(*jobs.c)
+    update(jobs).where(jobs.c.id == bindparam("job_id"), _runs, _newer).values(_leased).returning(*SHOWN)
 )
 
 

@@ -32,6 +32,7 @@ from holdfast_core.schemas import System
 from holdfast_core.states import JobStatus
 from holdfast_core.store.claims import Claim, Taken, taken_values
 from holdfast_core.store.given import bound
+from holdfast_core.store.jobs import SHOWN
 from holdfast_core.store.lanes import matching
 from holdfast_core.store.pause import system_from
 
@@ -55,7 +56,7 @@ _TAKE: Final = (
     update(jobs)
     .where(_id == bindparam("found", type_=String()))
     .values(**taken_values(bound), claim_number=bindparam("number", type_=BigInteger()))
-    .returning(*jobs.c)
+    .returning(*SHOWN)
 )
 
 # Which of these claims have a job already, or had one: one probe of the index of requestIds for each.
