@@ -61,7 +61,7 @@ def create_app(
     async def begun(_: FastAPI) -> AsyncGenerator[None]:
         # By now the framework has looked who takes spans. It makes those of requests, so all of them go its way.
         if spans_are_taken():
-            app.hot_routes, app.answers_at_once = HotRoutes({}), {}
+            app.hot_routes, app.begins = HotRoutes({}), HotRoutes({})
         async with nullcontext() if lifespan is None else lifespan(app):
             yield
 
@@ -99,7 +99,7 @@ def create_app(
         app.include_router(part.router)
     app.mcp_app = mcp_app
     app.hot_routes = HotRoutes({path: function for part in parts for path, function in part.hot.items()})
-    app.answers_at_once = {path: function for part in parts for path, function in part.at_once.items()}
+    app.begins = HotRoutes({path: function for part in parts for path, function in part.begins.items()})
     app.router.routes.extend(
         [
             *page_routes(context),

@@ -6,13 +6,17 @@ door, pass what every request passes, the guards and the authentication, and go 
 the very header fields of one that has passed takes the short way (`holdfast_dashboard.authentication`). Whatever is not
 exactly one of them goes on to the framework, which knows the same functions by the same paths.
 
+On the short way a request needs no task, where the server can do without (`may_begin`, `begin`): a task with its queues
+costs as much as all else that is done for one. It is begun, and its answer is written when it is over.
+
 `/mcp`, which is an app of its own, has no need of the framework either.
 """
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -21,27 +25,30 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast_core.errors import HoldfastError, NotAuthenticated, going_down
-from holdfast_dashboard.authentication import HOT_KEY, Authentication, Pass
-from holdfast_dashboard.operations import AtOnce
+from holdfast_dashboard.authentication import HOT_KEY, Authentication
+from holdfast_dashboard.operations import Begin, Under, Wire
 from holdfast_dashboard.problems import problem, refused_by_us, unexpected
 from holdfast_dashboard.requests import Json
 from holdfast_dashboard.security_headers import secured
 
 __all__ = ["Application", "HotRoutes"]
 
-#: Where a request that may be answered at once carries from whom it comes.
-_PASS_KEY: Final = "holdfast.pass"
+#: Where a request that may be begun without a task carries what begins it.
+_BEGIN_KEY: Final = "holdfast.begin"
+#: Where one that was, and needs a task after all, carries what it has come to.
+_UNDER_KEY: Final = "holdfast.under"
 
 _JOBS: Final = "/api/queue/jobs/"
 _ID: Final = "{jobId}"
 
+F = TypeVar("F")
 Endpoint = Callable[..., Awaitable[Response]]
 
 
-class HotRoutes:
-    """Finds the function of a request by its path: one that is whole, or that names a job and a verb."""
+class HotRoutes(Generic[F]):
+    """Finds what is for a request by its path: one that is whole, or that names a job and a verb."""
 
-    def __init__(self, functions: Mapping[str, Endpoint]) -> None:
+    def __init__(self, functions: Mapping[str, F]) -> None:
         self._whole = {path: function for path, function in functions.items() if _ID not in path}
         self._verbs = {
             path.removeprefix(f"{_JOBS}{_ID}/"): function
@@ -49,16 +56,16 @@ class HotRoutes:
             if _ID in path
         }
 
-    def find(self, scope: Scope) -> Endpoint | None:
-        """What answers this request, but for the request itself; None where no hot route does."""
+    def find(self, scope: Scope) -> tuple[F, str] | None:
+        """What is for this request, and the id in its path ("" where none is); None where nothing is."""
         path: str = scope["path"]
         if scope["method"] != "POST" or not path.startswith(_JOBS):
             return None
         if (found := self._whole.get(path)) is not None:
-            return found
+            return found, ""
         job_id, _, verb = path[len(_JOBS) :].partition("/")
         function = self._verbs.get(verb)
-        return partial(function, jobId=job_id) if function is not None and job_id else None
+        return (function, job_id) if function is not None and job_id else None
 
 
 def _is_mcp(scope: Scope) -> bool:
@@ -68,9 +75,9 @@ def _is_mcp(scope: Scope) -> bool:
 class Application(FastAPI):
     """FastAPI, with our middleware around the hot routes, and its own behind them."""
 
-    hot_routes = HotRoutes({})
-    #: What answers some of their requests without waiting for anything, by the path.
-    answers_at_once: Mapping[str, AtOnce] = {}
+    hot_routes: HotRoutes[Endpoint] = HotRoutes({})
+    #: What begins some of their requests without a task.
+    begins: HotRoutes[Begin] = HotRoutes({})
     #: Answers `/mcp`.
     mcp_app: ASGIApp | None = None
     _authentication: Authentication
@@ -78,9 +85,18 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
-        call = self.hot_routes.find(scope) if scope["type"] == "http" else None
+        if (under := scope.get(_UNDER_KEY)) is not None:
+            call, place = under
+            await self._answer(call, place, scope, receive, send)
+            return
+        call = self._find(scope) if scope["type"] == "http" else None
         if call is not None and (known := self._authentication.passed(scope)) is not None:
-            await self._answer(call, known, scope, receive, send)
+            try:
+                place = self._authentication.admitted(known, scope)
+            except HoldfastError as error:
+                await _send(await refused_by_us(Request(scope, receive, send), error), send)
+                return
+            await self._answer(call, place, scope, receive, send)
         elif call is not None or (self.mcp_app and _is_mcp(scope)):
             scope["app"] = self
             if call is not None:
@@ -89,32 +105,55 @@ class Application(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
-    def may_be_at_once(self, scope: Scope) -> bool:
-        """Whether a request can be answered at once when its body has come: it needs to wait for nothing, since it is
-        a claim that meets a pause, and goes by the short way. For a server that can do without a task then."""
-        found = self.answers_at_once.get(scope["path"]) if scope["method"] == "POST" else None
-        if found is None or self.middleware_stack is None or not found.is_ready():
+    def _find(self, scope: Scope) -> Endpoint | None:
+        found = self.hot_routes.find(scope)
+        if found is None:
+            return None
+        function, job_id = found
+        return partial(function, jobId=job_id) if job_id else function
+
+    def may_begin(self, scope: Scope) -> bool:
+        """Whether a request needs no task of its own once its body has come: it goes by the short way. For a server
+        that can do without one then."""
+        found = self.begins.find(scope)
+        if found is None or self.middleware_stack is None:
             return False
-        scope[_PASS_KEY] = known = self._authentication.passed(scope)
+        known = self._authentication.passed(scope)
+        scope[_BEGIN_KEY] = (*found, known)
         return known is not None
 
-    def at_once(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        """The answer (200) to such a request: its header fields as they go over the wire, and its body. None: it has to
-        be called as usual after all, also to be refused."""
-        found, known = self.answers_at_once[scope["path"]], scope[_PASS_KEY]
+    def begin(self, scope: Scope, body: bytes, answer: Callable[[Wire | None], None]) -> bool:
+        """Begin such a request. True: `answer` is called once, now or later, with a good answer (200), or with None
+        where the request has to be called after all, which then goes on with it. False: it has to be called, as if it
+        had not been begun, also to be refused."""
+        function, job_id, known = scope[_BEGIN_KEY]
         if not self._authentication.is_good(known):
-            return None
+            return False
         try:
-            with self._authentication.admitted(known, scope):
-                return found.answer(known.caller, body)
+            place = self._authentication.admitted(known, scope)
+            begun = function(known.caller, body, job_id)
         except HoldfastError:
-            return None
+            return False
+        if not isinstance(begun, Under):
+            if begun is not None:
+                answer(begun)
+            return begun is not None
+        place.__enter__()
+        begun.begun.when_over(partial(_over, begun, place, scope, answer))
+        return True
 
-    async def _answer(self, call: Endpoint, known: Pass, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self,
+        call: Callable[[Request], Awaitable[Response]],
+        place: AbstractContextManager[None],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         """The short way, to the same answer."""
         request = Request(scope, receive, send)
         try:
-            with self._authentication.admitted(known, scope):
+            with place:
                 response = await call(request)
         except ClientDisconnect:
             return  # gone within its own body
@@ -130,9 +169,7 @@ class Application(FastAPI):
             response = problem(going_down())
         except Exception as error:
             response = unexpected(error, scope["path"])
-        headers = response.raw_headers if isinstance(response, Json) else secured(response.raw_headers)
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+        await _send(response, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         ours, self.user_middleware = self.user_middleware, []
@@ -169,3 +206,22 @@ class _Hot:
         except HoldfastError as error:
             response = await refused_by_us(request, error)
         await response(scope, receive, send)
+
+
+def _over(
+    begun: Under, place: AbstractContextManager[None], scope: Scope, answer: Callable[[Wire | None], None]
+) -> None:
+    place.__exit__(None, None, None)
+    try:
+        wire = begun.wire()
+    except Exception:  # whatever it is, it is told on the usual way
+        wire = None
+    if wire is None:
+        scope[_UNDER_KEY] = begun.finish, place
+    answer(wire)
+
+
+async def _send(response: Response, send: Send) -> None:
+    headers = response.raw_headers if isinstance(response, Json) else secured(response.raw_headers)
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

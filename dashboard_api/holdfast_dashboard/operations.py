@@ -16,10 +16,11 @@ from holdfast_core.errors import HoldfastError
 from holdfast_core.policy import ROUTES, Permission, admit
 from holdfast_core.schemas import IdempotencyKey
 from holdfast_core.schemas import Request as RequestModel
+from holdfast_core.services import Begun
 from holdfast_dashboard.authentication import caller_of
 from holdfast_dashboard.problems import PROBLEM_JSON
 
-__all__ = ["ALWAYS", "AtOnce", "Operations", "ref"]
+__all__ = ["ALWAYS", "Begin", "Operations", "Under", "Wire", "ref"]
 
 #: What any route may answer, whatever it does.
 ALWAYS: tuple[type[HoldfastError], ...] = (
@@ -47,15 +48,31 @@ _KEY_HEADER: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AtOnce:
-    """Answers requests without waiting for anything, at times."""
+#: A good answer (200): its header fields as they go over the wire, and its body.
+Wire = tuple[bytes, bytes]
 
-    #: Whether it may do so now.
-    is_ready: Callable[[], bool]
-    #: The answer (200) to this caller's body: its header fields as they go over the wire, and its body; None where it
-    #: has to be asked for as usual. Raises HoldfastError likewise.
-    answer: Callable[[Caller, bytes], tuple[bytes, bytes] | None]
+
+@dataclass(frozen=True, slots=True)
+class Under:
+    """A request that is under way without a task, and what its answer is made of."""
+
+    begun: Begun[Any]
+    write: Callable[[Any], Wire]
+    respond: Callable[[Any], Response]
+
+    def wire(self) -> Wire | None:
+        """Once it is over: the answer. None: `finish` has it."""
+        plain = self.begun.plain()
+        return None if plain is None else self.write(plain)
+
+    async def finish(self, _: Request) -> Response:
+        """The same as a response, whatever it takes. Raises HoldfastError."""
+        return self.respond(await self.begun.finish())
+
+
+#: Begins what a caller's body asks for, of the job whose id stands in the path ("" where none does), if that takes no
+#: task: the answer, or what to wait for. None: it has to be called as usual, as where it raises HoldfastError.
+Begin = Callable[[Caller, bytes, str], Wire | Under | None]
 
 
 class Operations:
@@ -67,8 +84,8 @@ class Operations:
         self.answers: set[type[BaseModel]] = set()
         #: The functions that are also answered in front of the framework, by their paths.
         self.hot: dict[str, Callable[..., Awaitable[Response]]] = {}
-        #: What answers some of their requests without waiting for anything.
-        self.at_once: dict[str, AtOnce] = {}
+        #: What begins their requests without a task.
+        self.begins: dict[str, Begin] = {}
 
     def add(
         self,

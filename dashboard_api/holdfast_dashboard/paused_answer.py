@@ -1,7 +1,8 @@
 """The answer to claims that meet a pause: made once for each version, since while paused all of them get the same."""
 
 from holdfast_core.schemas import ClaimAnswer, System
-from holdfast_dashboard.requests import Json, json_of
+from holdfast_dashboard.operations import Wire
+from holdfast_dashboard.requests import json_of, wire_of
 
 __all__ = ["PausedAnswer"]
 
@@ -11,19 +12,12 @@ class PausedAnswer:
 
     def __init__(self) -> None:
         self._system: System | None = None
-        self._body = b""
-        self._lines = b""
+        self._wire: Wire = b"", b""
 
-    def body(self, claimed: ClaimAnswer) -> bytes:
-        """The JSON of this answer, which has no job. As long as `system` is the very object that it was before (it is
-        never changed, only replaced), so is the JSON."""
+    def wire(self, claimed: ClaimAnswer) -> Wire:
+        """This answer, which has no job. As long as `system` is the very object that it was before (it is never
+        changed, only replaced), so is its JSON."""
         if claimed.system is not self._system:
-            self._body = json_of(claimed)
-            self._lines = Json(self._body).lines()
+            self._wire = wire_of(json_of(claimed))
             self._system = claimed.system
-        return self._body
-
-    def whole(self, claimed: ClaimAnswer) -> tuple[bytes, bytes]:
-        """Its header fields as they go over the wire, and the JSON."""
-        body = self.body(claimed)
-        return self._lines, body
+        return self._wire

@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Final
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,15 +34,17 @@ from holdfast_core.schemas import (
     parse_request,
 )
 from holdfast_dashboard.context import Context
-from holdfast_dashboard.operations import AtOnce, Operations
+from holdfast_dashboard.operations import Operations, Under, Wire
 from holdfast_dashboard.paused_answer import PausedAnswer
 from holdfast_dashboard.requests import (
     answer,
+    json_of,
     read_body,
     read_key,
     read_query,
     refuse_key,
     while_connected,
+    wire_of,
 )
 
 __all__ = ["queue_operations"]
@@ -51,7 +54,7 @@ _OUTCOME = (*_HOLDER, errors.JobStateConflict)
 _PERSON = (errors.JobNotFound, errors.JobStateConflict)
 
 
-#: Claims that a worker repeats while paused, byte by byte, are read once.
+#: Claims that a worker repeats byte by byte are read once.
 SAME_BYTES: Final = 512
 SAME_CLAIMS: Final = 1_024
 
@@ -59,6 +62,10 @@ SAME_CLAIMS: Final = 1_024
 @lru_cache(SAME_CLAIMS)
 def _parsed(raw: bytes) -> tuple[ClaimRequest, list[str]]:
     return parse_request(ClaimRequest, raw)
+
+
+def _wire_of(model: BaseModel) -> Wire:
+    return wire_of(json_of(model))
 
 
 def queue_operations(context: Context) -> Operations:
@@ -207,16 +214,20 @@ def _claims(operations: Operations, context: Context) -> None:
         if claimed is None:
             return Response(status_code=204)
         is_paused = claimed.job is None and claimed.system.workers_paused
-        return answer(paused.body(claimed) if is_paused else claimed, ignored)
+        return answer(paused.wire(claimed)[1] if is_paused else claimed, ignored)
 
-    def claim_at_once(caller: Caller, raw: bytes) -> tuple[bytes, bytes] | None:
+    def wire_of_claim(claimed: ClaimAnswer) -> Wire:
+        is_paused = claimed.job is None and claimed.system.workers_paused
+        return paused.wire(claimed) if is_paused else wire_of(json_of(claimed))
+
+    def begin_claim(caller: Caller, raw: bytes, _: str) -> Wire | Under | None:
         body, ignored = _parsed(raw) if len(raw) <= SAME_BYTES else parse_request(ClaimRequest, raw)
-        claimed = None if ignored else context.services.claims.claim_at_once(caller, body)
-        return None if claimed is None else paused.whole(claimed)
+        if ignored or body.wait_seconds > 0:
+            return None
+        begun = context.services.claims.begin(caller, body)
+        return paused.wire(begun) if isinstance(begun, ClaimAnswer) else Under(begun, wire_of_claim, answer)
 
-    operations.at_once["/api/queue/jobs/claim"] = AtOnce(
-        lambda: context.find_services().claims.is_paused, claim_at_once
-    )
+    operations.begins["/api/queue/jobs/claim"] = begin_claim
 
     @operations.add(
         "POST",
@@ -231,6 +242,15 @@ def _claims(operations: Operations, context: Context) -> None:
         body, ignored = await read_body(request, HeartbeatRequest)
         beat = await context.services.leases.heartbeat(context.caller(request), jobId, body)
         return answer(beat, ignored)
+
+    def begin_heartbeat(caller: Caller, raw: bytes, job_id: str) -> Under | None:
+        body, ignored = parse_request(HeartbeatRequest, raw)
+        if ignored:
+            return None
+        begun = context.services.leases.begin(caller, job_id, body)
+        return Under(begun, _wire_of, answer)
+
+    operations.begins["/api/queue/jobs/{jobId}/heartbeat"] = begin_heartbeat
 
     @operations.add(
         "POST",
@@ -258,6 +278,15 @@ def _outcomes(operations: Operations, context: Context) -> None:
         """Repeated by the claim that made it, this answers the job as it is and writes nothing."""
         body, ignored = await read_body(request, CompleteRequest)
         return answer(await context.services.outcomes.complete(context.caller(request), jobId, body), ignored)
+
+    def begin_complete(caller: Caller, raw: bytes, job_id: str) -> Under | None:
+        body, ignored = parse_request(CompleteRequest, raw)
+        if ignored:
+            return None
+        begun = context.services.outcomes.begin_complete(caller, job_id, body)
+        return Under(begun, _wire_of, answer)
+
+    operations.begins["/api/queue/jobs/{jobId}/complete"] = begin_complete
 
     @operations.add(
         "POST",

@@ -13,6 +13,7 @@ from holdfast_core.errors import FieldError, InvalidRequest
 from holdfast_core.schemas import IdempotencyKey, parse_query, parse_request
 from holdfast_core.schemas import Request as RequestModel
 from holdfast_dashboard.authentication import token_ended, while_good
+from holdfast_dashboard.operations import Wire
 from holdfast_dashboard.security_headers import OF_ANSWERS
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "read_query",
     "refuse_key",
     "while_connected",
+    "wire_of",
 ]
 
 R = TypeVar("R", bound=RequestModel)
@@ -47,9 +49,15 @@ class Json(Response):
         self.body = body
         self.raw_headers = [_IS_JSON, (b"content-length", b"%d" % len(body)), *OF_ANSWERS]
 
-    def lines(self) -> bytes:
-        """Its header fields as they go over the wire."""
-        return b"".join(b"%s: %s\r\n" % field for field in self.raw_headers)
+
+_LINES: Final = b"".join(
+    b"%s: %s\r\n" % field for field in (_IS_JSON, *OF_ANSWERS, (b"content-length", b"%d"))
+)
+
+
+def wire_of(body: bytes) -> Wire:
+    """A good answer of JSON, as `Json` has it."""
+    return _LINES % len(body), body
 
 
 def json_of(model: BaseModel) -> bytes:

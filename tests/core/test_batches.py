@@ -74,8 +74,8 @@ class Callers:
         for number in numbers:
             self.scopes[number] = anyio.CancelScope()
             self._tasks.start_soon(self._ask, number, kind)
-            await checkpoint()
-            await checkpoint()
+            for _ in range(3):  # to ask, to be called up, and to be sent
+                await checkpoint()
 
     async def _ask(self, number: int, kind: str) -> None:
         with self.scopes[number]:

@@ -12,6 +12,7 @@ from holdfast_core.db.postgres import plain_url
 from holdfast_core.errors import HoldfastError, KeyReused
 from holdfast_core.schemas import ClaimAnswer, Job
 from holdfast_core.services import Services
+from holdfast_core.services.batches import MOST_TOGETHER
 from holdfast_core.states import JobStatus
 from support.core import claim, claimed, column, complete, enqueue, get, heartbeat, pause, session, until
 from support.stores import core
@@ -136,14 +137,14 @@ async def test_claims_that_see_fewer_jobs_than_they_are_get_null_behind_those_wh
         only = await enqueue(services)
         async with anyio.create_task_group() as tasks:
             line = Line(services, tasks)
-            for number in range(64):
+            for number in range(MOST_TOGETHER):
                 await line.come(f"w{number}")
             line.call_up()
-        assert line.statements == [(64, 1)]
+        assert line.statements == [(MOST_TOGETHER, 1)]
         assert line.job("w0").id == only.id
         assert [answer.job for answer in list(line.got.values()) if isinstance(answer, ClaimAnswer)].count(
             None
-        ) == 63
+        ) == MOST_TOGETHER - 1
 
 
 @pytest.mark.parametrize("leaving", ["w0", "w1"])

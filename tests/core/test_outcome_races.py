@@ -49,7 +49,8 @@ async def row_held(url: str, database: Database, job: Job) -> AsyncGenerator[Cal
 
         async def in_the_row() -> int:
             nonlocal asked
-            await anyio.lowlevel.checkpoint()
+            for _ in range(4):  # to ask, to be called up, to be sent, and to stand in the writer's line
+                await anyio.lowlevel.checkpoint()
             asked += 1
             return asked
 

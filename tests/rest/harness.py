@@ -18,6 +18,7 @@ from sqlalchemy import Connection, select
 
 from holdfast_core.db import Database
 from holdfast_core.db.tables import metadata
+from holdfast_core.errors import KeyReused
 from holdfast_core.services import Services
 from holdfast_core.settings import load_settings
 from holdfast_dashboard.app import create_app
@@ -183,7 +184,7 @@ def _check_problem(where: str, status: int, headers: httpx2.Headers, content: by
     assert body["title"], where
     assert body["detail"], where
     assert (status in {429, 503}) == ("retry-after" in headers), where
-    assert (status == 422) == bool(body.get("errors")), where
+    assert (status == 422 and body["code"] != KeyReused.code) == bool(body.get("errors")), where
     return body
 
 

@@ -84,7 +84,7 @@ class Rows:
         """The rows by the names of their columns."""
         prepared = self._prepared
         if prepared is None:
-            return [columns(row) for row in self._found]
+            return self._found
         rows: list[Stored] = []
         for values in self._found:
             row = dict(zip(prepared.names, values, strict=True))
@@ -108,7 +108,7 @@ def fetch(connection: Connection, statement: Hot, values: Mapping[str, Any] | No
 
         if direct.is_direct(connection):
             return Rows(None, direct.fetch(connection, statement, values))
-        return Rows(None, connection.execute(statement, values).all())
+        return Rows(None, [columns(row) for row in connection.execute(statement, values)])
     prepared = _prepare(statement, connection.dialect)
     bound = prepared.bind(values, connection.info["moment"])
     driver: Any = connection.connection.driver_connection

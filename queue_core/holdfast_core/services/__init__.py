@@ -14,6 +14,7 @@ from holdfast_core.db import Database
 from holdfast_core.gate import GateCache
 from holdfast_core.services.access import AccessService
 from holdfast_core.services.artifacts import ArtifactService
+from holdfast_core.services.batches import Begun
 from holdfast_core.services.blockers import BlockerService
 from holdfast_core.services.checkpoints import CheckpointWatch
 from holdfast_core.services.claims import ClaimService
@@ -55,6 +56,7 @@ __all__ = [
     "TIMERS",
     "AccessService",
     "ArtifactService",
+    "Begun",
     "BlockerService",
     "ClaimService",
     "Closed",

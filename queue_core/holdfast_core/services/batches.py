@@ -5,13 +5,13 @@ have come with it can join, and goes out; who comes while a statement is under w
 coming, and the whole line (`MOST_TOGETHER` at most) is the next statement. The longer statements take, the more
 share one: that is all the tuning there is.
 
-Whose the statement is. It is sent by the first of those who share it, in that caller's own task, so it has an owner
-and there is no background task that could die or be forgotten. Its cancellation must not cut the others' statement,
-so it is held off while the statement is under way, as it is for everybody whose request has been sent: what was
-written for a caller must be known before the caller may go (`holdfast_core.db.database.uncancelled` does the same
-for a caller alone). It meets the caller at its next checkpoint, where a claim gives its job back. Who is cancelled
-in line leaves the line, and nothing was ever asked for it. Who is cancelled between being called up and waking has
-been sent, or has to send: it does, since the others count on it.
+Whose the statement is. It has a task of its own, which nobody who shares it can cut: what was written for a caller
+must be known before the caller may go (`holdfast_core.db.database.uncancelled` does the same for a caller alone). So
+from the moment when a request is sent its caller's cancellation is held off, and meets the caller at its next
+checkpoint, where a claim gives its job back. Who is cancelled in line leaves the line, and nothing was ever asked for
+it.
+
+Who asks needs no task: a caller may leave word whom to call instead, and be called in the order of the line.
 
 What can go wrong. A statement that finds the store away has told each of its callers what it would have heard
 alone: that goes to all. Any other failure may be the fault of one, so each tries again alone, and the one fails
@@ -20,9 +20,11 @@ alone. They do so in their own tasks, and the line goes on meanwhile.
 Nobody starves: the line is first come, first served, and who comes while it is not empty cannot pass it.
 """
 
-from asyncio import CancelledError, Future, get_running_loop, sleep
+from asyncio import CancelledError, Future, Task, get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -30,46 +32,70 @@ from anyio import CancelScope
 
 from holdfast_core.errors import StoreUnavailable
 
-__all__ = ["MOST_TOGETHER", "Batches"]
+__all__ = ["MOST_TOGETHER", "Asking", "Batches", "Begun"]
 
 log = structlog.get_logger(__name__)
 
-#: Requests of one statement.
-MOST_TOGETHER: Final = 64
+#: Requests of one statement. Of 64 callers that come again at once this leaves half to be answered while the other half
+#: is with the store; were all of them in one statement, the store and this process would wait for each other in turns.
+MOST_TOGETHER: Final = 32
 
 Kind = TypeVar("Kind", bound=Hashable)
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")
+Answer = TypeVar("Answer")
 
 
-class _Caller(Generic[Asked, Told]):
-    """One who stands in line, or whose request is under way."""
+@dataclass(frozen=True, slots=True)
+class Begun(Generic[Answer]):
+    """A call of a service that is under way without a task. Whoever began it has to take what comes of it."""
 
-    __slots__ = ("_called", "asked", "company", "failure", "in_line", "is_called", "told")
+    #: Have this called once it is over. It has to be quick, and must not raise.
+    when_over: Callable[[Callable[[], None]], None]
+    #: Once it is over: the answer. None where there is more to do, or it was refused: `finish` does that.
+    plain: Callable[[], Answer | None]
+    #: Wait until it is over; the answer. Raises what the call raises.
+    finish: Callable[[], Awaitable[Answer]]
 
-    def __init__(self, asked: Asked) -> None:
+
+class Asking(Generic[Asked, Told]):
+    """A request that stands in line, or is under way, or has been answered."""
+
+    __slots__ = ("_wake", "asked", "failure", "is_over", "line", "told")
+
+    def __init__(self, asked: Asked, line: "deque[Asking[Asked, Told]]") -> None:
         self.asked = asked
-        self.in_line = True
-        #: Whether there is something to do: to send for `company`, or to go on with what came of it.
-        self.is_called = False
-        #: Those whose requests this one has to send, itself among them.
-        self.company: Sequence[_Caller[Asked, Told]] = ()
+        #: Where it stands; None once it has been sent.
+        self.line: deque[Asking[Asked, Told]] | None = line
+        self.is_over = False
+        #: What came of it, once it is over. None: it has to be asked alone, or has failed.
         self.told: Told | None = None
-        self.failure: StoreUnavailable | None = None
-        # A plain future: an event costs as much as the rest of a request's way through here.
-        self._called: Future[None] | None = None
+        self.failure: Exception | None = None
+        self._wake: Callable[[], None] | None = None
 
-    def call(self) -> None:
-        """There is something to do."""
-        self.is_called = True
-        if self._called is not None and not self._called.done():
-            self._called.set_result(None)
+    def when_over(self, wake: Callable[[], None]) -> None:
+        """Have this called once it is over, which it is not yet. It has to be quick, and must not raise."""
+        self._wake = wake
+
+    def end(self) -> None:
+        """It is over."""
+        self.is_over = True
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
 
     async def wait(self) -> None:
-        """Until there is."""
-        while not self.is_called:
-            self._called = get_running_loop().create_future()
-            await self._called
+        """Until it is over."""
+        # A plain future: an event costs as much as the rest of a request's way through here.
+        if not self.is_over:
+            called: Future[None] = get_running_loop().create_future()
+            self.when_over(partial(_call, called))
+            await called
+
+
+def _call(waiting: "Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class Batches(Generic[Kind, Asked, Told]):
@@ -90,48 +116,48 @@ class Batches(Generic[Kind, Asked, Told]):
         self._together = together
         self._most = most
         #: The line of each kind that has a statement under way.
-        self._lines: dict[Kind, deque[_Caller[Asked, Told]]] = {}
+        self._lines: dict[Kind, deque[Asking[Asked, Told]]] = {}
+        #: Held, since the event loop does not.
+        self._statements: set[Task[None]] = set()
 
     def waiting(self, kind: Kind) -> int | None:
         """How many stand in line behind the statement under way; None where there is none."""
         line = self._lines.get(kind)
         return None if line is None else len(line)
 
+    def begin(self, kind: Kind, asked: Asked) -> Asking[Asked, Told]:
+        """Put this request in line. It is asked whether or not somebody waits for it."""
+        line = self._lines.get(kind)
+        if line is None:
+            line = self._lines[kind] = deque()
+            get_running_loop().call_soon(self._call_up, kind)
+        asking: Asking[Asked, Told] = Asking(asked, line)
+        line.append(asking)
+        return asking
+
     async def ask(self, kind: Kind, asked: Asked) -> Told:
-        """What comes of this request. Raises what `alone` raises.
+        """What comes of this request: `begin` and `finish`."""
+        return await self.finish(self.begin(kind, asked))
+
+    async def finish(self, asking: Asking[Asked, Told]) -> Told:
+        """What comes of a request that was begun. Raises what `alone` raises.
 
         Cancelled in line it was never asked. Cancelled later it is answered all the same, and the cancellation
         meets the caller at its next checkpoint: who has to undo what was written looks for it there.
         """
-        caller: _Caller[Asked, Told] = _Caller(asked)
-        line = self._lines.get(kind)
-        if line is None:
-            line = self._lines[kind] = deque((caller,))
-            try:
-                await sleep(0)
-            except CancelledError:
-                line.remove(caller)
-                self._call_up(kind)
-                raise
-            self._call_up(kind)
-        else:
-            line.append(caller)
-            await self._wait_in_line(caller, line)
-        if caller.company:
-            await self._send(kind, caller.company)
-        if caller.failure is not None:
-            raise StoreUnavailable(caller.failure.detail) from caller.failure
-        return await self._alone(asked) if caller.told is None else caller.told
-
-    async def _wait_in_line(self, caller: _Caller[Asked, Told], line: "deque[_Caller[Asked, Told]]") -> None:
         try:
-            await caller.wait()
+            await asking.wait()
         except CancelledError:
-            if caller.in_line:
-                line.remove(caller)
+            if asking.line is not None:
+                asking.line.remove(asking)
                 raise
             with CancelScope(shield=True):
-                await caller.wait()
+                await asking.wait()
+        if isinstance(asking.failure, StoreUnavailable):
+            raise StoreUnavailable(asking.failure.detail) from asking.failure
+        if asking.failure is not None:
+            raise asking.failure
+        return await self._alone(asking.asked) if asking.told is None else asking.told
 
     def _call_up(self, kind: Kind) -> None:
         """No statement is under way: the line is the next one."""
@@ -140,28 +166,32 @@ class Batches(Generic[Kind, Asked, Told]):
             del self._lines[kind]
             return
         company = [line.popleft() for _ in range(min(len(line), self._most))]
-        for caller in company:
-            caller.in_line = False
-        company[0].company = company
-        company[0].call()
+        for asking in company:
+            asking.line = None
+        statement = get_running_loop().create_task(self._send(kind, company))
+        self._statements.add(statement)
+        statement.add_done_callback(self._statements.discard)
 
-    async def _send(self, kind: Kind, company: Sequence[_Caller[Asked, Told]]) -> None:
+    async def _send(self, kind: Kind, company: Sequence[Asking[Asked, Told]]) -> None:
         try:
-            with CancelScope(shield=True):
-                if len(company) > 1:
-                    told = await self._together([caller.asked for caller in company])
-                    for caller, one in zip(company, told, strict=True):
-                        caller.told = one
-                else:
-                    company[0].told = await self._alone(company[0].asked)
-        except StoreUnavailable as error:
-            for caller in company:
-                caller.failure = error
+            if len(company) > 1:
+                told = await self._together([asking.asked for asking in company])
+                for asking, one in zip(company, told, strict=True):
+                    asking.told = one
+            else:
+                company[0].told = await self._alone(company[0].asked)
         except Exception as error:
-            if len(company) == 1:
-                raise
-            log.warning("batch_failed", requests=len(company), cause=type(error).__name__)
+            if len(company) == 1 or isinstance(error, StoreUnavailable):
+                for asking in company:
+                    asking.failure = error
+            else:
+                log.warning("batch_failed", requests=len(company), cause=type(error).__name__)
         finally:
-            for caller in company:
-                caller.call()
             self._call_up(kind)
+            # Behind the next statement's first step, so that the store is not idle while answers are made.
+            get_running_loop().call_soon(_end, company)
+
+
+def _end(company: Sequence[Asking[Asked, Told]]) -> None:
+    for asking in company:
+        asking.end()

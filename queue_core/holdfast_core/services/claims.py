@@ -18,7 +18,7 @@ from holdfast_core.errors import HoldfastError, KeyReused, StoreUnavailable
 from holdfast_core.gate import GateCache
 from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import ClaimAnswer, ClaimRequest, Job, Transport
-from holdfast_core.services.batches import Batches
+from holdfast_core.services.batches import Asking, Batches, Begun
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.presence import Presence
 from holdfast_core.services.spans import traced
@@ -49,6 +49,11 @@ class _Call:
     claim: store.Claim
     token: str
     arrived_at: float
+
+    @property
+    def kind(self) -> Kind:
+        """Which claims it can share a statement with."""
+        return self.claim.types, self.claim.capabilities
 
     def aged(self, now: float) -> store.Claim:
         """The claim as it is to be made now."""
@@ -91,25 +96,46 @@ class ClaimService:
         A claim that meets a pause, or is waiting when one is made, is answered at once. To cancel the call
         is safe at any time: a job that was taken for it is given back.
         """
+        if request.wait_seconds <= 0:
+            begun = self.begin(caller, request, transport=transport)
+            return begun if isinstance(begun, ClaimAnswer) else await begun.finish()
         request = self._noted(caller, request, transport)
         answer = self._paused() or await self._claim(request)
         self._answered(request.worker_id, answer)
         return answer
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether claims are answered from memory just now."""
-        return self._cache.paused() is not None
-
-    def claim_at_once(
+    def begin(
         self, caller: Caller, request: ClaimRequest, *, transport: Transport = "rest"
-    ) -> ClaimAnswer | None:
-        """The same where it can be answered from memory, since a pause is known; else None."""
+    ) -> ClaimAnswer | Begun[ClaimAnswer]:
+        """The same for one that does not wait for work: the answer, where a pause is known, or what to wait for.
+
+        `finish` may be cancelled at any time; of a claim that goes on without it nobody gives the job back.
+        """
+        request = self._noted(caller, request, transport)
         answer = self._paused()
         if answer is not None:
-            request = self._noted(caller, request, transport)
             self._answered(request.worker_id, answer)
-        return answer
+            return answer
+        call = self._call(request)
+        asked_at = call.arrived_at
+        asking = self._batches.begin(call.kind, call)
+
+        def plain() -> ClaimAnswer | None:
+            taken = asking.told
+            if taken is None or taken.crowded or taken.over:
+                return None
+            self._looked(taken, asked_at)
+            return answered(taken)
+
+        async def finish() -> ClaimAnswer:
+            return answered(await self._take(call, asking))
+
+        def answered(taken: store.Taken) -> ClaimAnswer:
+            answer = _answer(taken)
+            self._answered(request.worker_id, answer)
+            return answer
+
+        return Begun(asking.when_over, plain, finish)
 
     def _paused(self) -> ClaimAnswer | None:
         paused = self._cache.paused()
@@ -176,8 +202,15 @@ class ClaimService:
             log.info("claim_given_back", job_id=str(job.id), worker_id=worker_id, reason=reason)
 
     async def _claim(self, request: ClaimRequest, avoid: tuple[UUID, ...] = ()) -> ClaimAnswer:
-        arrived_at = self._clock.monotonic()
-        deadline = arrived_at + request.wait_seconds
+        call = self._call(request, avoid)
+        if request.wait_seconds <= 0:
+            return _answer(await self._take(call))
+        claim = call.claim
+        # In the row before the first look, so that work which comes in between is not missed.
+        with self._waiters.join((claim.types, claim.capabilities, claim.avoid)) as waiter:
+            return await self._wait(call, waiter, call.arrived_at + request.wait_seconds)
+
+    def _call(self, request: ClaimRequest, avoid: tuple[UUID, ...] = ()) -> _Call:
         token = mint_token()
         claim = store.Claim(
             worker_id=request.worker_id,
@@ -188,26 +221,20 @@ class ClaimService:
             request_id=request.request_id,
             avoid=avoid,
         )
-        if request.wait_seconds <= 0:
-            return _answer(await self._take(claim, token, arrived_at))
-        # In the row before the first look, so that work which comes in between is not missed.
-        with self._waiters.join((claim.types, claim.capabilities, claim.avoid)) as waiter:
-            return await self._wait(claim, token, waiter, arrived_at, deadline)
+        return _Call(claim, token, self._clock.monotonic())
 
-    async def _wait(
-        self, claim: store.Claim, token: str, waiter: Waiter, arrived_at: float, deadline: float
-    ) -> ClaimAnswer:
-        taken = await self._take(claim, token, arrived_at)
-        while taken.job is None and not taken.known and not taken.system.workers_paused:
+    async def _wait(self, call: _Call, waiter: Waiter, deadline: float) -> ClaimAnswer:
+        taken = await self._take(call)
+        while taken.row is None and not taken.known and not taken.system.workers_paused:
             left = deadline - self._clock.monotonic()
             if left <= 0 or not await waiter.wait(left):
                 break
             waiter.rest()
             if (answer := self._paused()) is not None:
                 return answer
-            if await self._worth_a_try(claim):
-                taken = await self._take(claim, token, arrived_at)
-        if taken.job is not None:
+            if await self._worth_a_try(call.claim):
+                taken = await self._take(call)
+        if taken.row is not None:
             waiter.wake()  # there may be more: leaving the row wakes the next
         return _answer(taken)
 
@@ -217,20 +244,23 @@ class ClaimService:
             return True
         return await self._database.read(lambda connection: store.any_ready(connection, claim))
 
-    async def _take(self, claim: store.Claim, token: str, arrived_at: float) -> store.Taken:
-        """Raises KeyReused where the requestId stands for a claim that is over."""
-        call = _Call(claim, token, arrived_at)
+    async def _take(self, call: _Call, asking: Asking[_Call, store.Taken] | None = None) -> store.Taken:
+        """`asking`: the first look, where it has begun with the call. Raises KeyReused where the requestId stands for a
+        claim that is over."""
+        asked_at = call.arrived_at
         for _ in range(TRIES):
-            asked_at = self._clock.monotonic()
+            if asking is None:
+                asked_at = self._clock.monotonic()
             try:
-                taken = await self._ask(call)
+                taken = await (self._ask(call) if asking is None else self._batches.finish(asking))
             except IntegrityError:
-                if claim.request_id is None:
+                if call.claim.request_id is None:
                     raise
                 continue  # its twin, in this very moment, got a job: that is this call's job, too
-            self._counters.observe("claim_latency", self._clock.monotonic() - asked_at)
-            self._watch.learn(taken.system, asked_at=asked_at)
-            if taken.job is not None or not taken.crowded:
+            finally:
+                asking = None
+            self._looked(taken, asked_at)
+            if taken.row is not None or not taken.crowded:
                 break
         else:
             raise StoreUnavailable(
@@ -241,24 +271,27 @@ class ClaimService:
                 "requestId: the claim that it stands for is over. Take a new one for each claim.",
                 system=taken.system,
             )
-        if taken.job is not None:
+        if (job := taken.job) is not None:
             try:
                 await checkpoint_if_cancelled()
             except get_cancelled_exc_class():
                 with CancelScope(shield=True):
                     try:
-                        await self.give_back(taken.job, "its caller was gone before the answer")
+                        await self.give_back(job, "its caller was gone before the answer")
                     except HoldfastError as error:
                         # The lease runs out in its time.
-                        log.warning("claim_not_given_back", job_id=str(taken.job.id), cause=error.detail)
+                        log.warning("claim_not_given_back", job_id=str(job.id), cause=error.detail)
                 raise
         return taken
 
+    def _looked(self, taken: store.Taken, asked_at: float) -> None:
+        self._counters.observe("claim_latency", self._clock.monotonic() - asked_at)
+        self._watch.learn(taken.system, asked_at=asked_at)
+
     async def _ask(self, call: _Call) -> store.Taken:
-        claim = call.claim
-        if claim.avoid:
+        if call.claim.avoid:
             return await self._alone(call)
-        return await self._batches.ask((claim.types, claim.capabilities), call)
+        return await self._batches.ask(call.kind, call)
 
     async def _alone(self, call: _Call) -> store.Taken:
         return await self._database.write(

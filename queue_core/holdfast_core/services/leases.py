@@ -21,7 +21,7 @@ from holdfast_core.schemas import (
     Transport,
 )
 from holdfast_core.schemas.sessions import HeldJobState
-from holdfast_core.services.batches import Batches
+from holdfast_core.services.batches import Batches, Begun
 from holdfast_core.services.counters import Counters
 from holdfast_core.services.holders import why_not
 from holdfast_core.services.jobs import job_uuid
@@ -60,6 +60,10 @@ class _Beat:
     request: HeartbeatRequest
 
 
+#: The row of a job that had a heartbeat, and the pause.
+_Beaten = tuple[Stored, System]
+
+
 class LeaseService:
     """Keeps leases alive."""
 
@@ -80,7 +84,7 @@ class LeaseService:
         self._presence = presence
         self._settings = settings
         self._clock = clock
-        self._batches: Batches[None, _Beat, HeartbeatAnswer] = Batches(self._alone, self._together)
+        self._batches: Batches[None, _Beat, _Beaten] = Batches(self._alone, self._together)
 
     async def heartbeat(
         self, caller: Caller, job_id: str, request: HeartbeatRequest, *, transport: Transport = "rest"
@@ -89,6 +93,12 @@ class LeaseService:
 
         Raises JobNotFound, JobNotOwned, or LeaseLost: the claim is over, stop working on the job.
         """
+        return await self.begin(caller, job_id, request, transport=transport).finish()
+
+    def begin(
+        self, caller: Caller, job_id: str, request: HeartbeatRequest, *, transport: Transport = "rest"
+    ) -> Begun[HeartbeatAnswer]:
+        """The same for who has no task to wait in. Raises what can be told at once."""
         admit_worker(caller, request.worker_id, "keep leases")
         found = job_uuid(job_id)
         token_hash = fence(self._settings, request.lease_token)
@@ -101,27 +111,38 @@ class LeaseService:
         asked_at = self._clock.monotonic()
 
         beat = _Beat(Holder(found, request.worker_id, token_hash), request)
-        answer = await self._batches.ask(None, beat)
-        self._watch.learn(answer.system, asked_at=asked_at)
-        self._presence.answered(request.worker_id, answer.system.version)
-        self._counters.add("heartbeats")
-        if request.phase is not None and answer.system.workers_paused:
-            self._bus.announce("running")  # somebody may wait for the last one to park
-        return answer
+        asking = self._batches.begin(None, beat)
 
-    async def _alone(self, beat: _Beat) -> HeartbeatAnswer:
+        def answered(row: Stored, system: System) -> HeartbeatAnswer:
+            answer = _answer(row, request, system)
+            self._watch.learn(answer.system, asked_at=asked_at)
+            self._presence.answered(request.worker_id, answer.system.version)
+            self._counters.add("heartbeats")
+            if request.phase is not None and answer.system.workers_paused:
+                self._bus.announce("running")  # somebody may wait for the last one to park
+            return answer
+
+        def plain() -> HeartbeatAnswer | None:
+            return None if asking.told is None else answered(*asking.told)
+
+        async def finish() -> HeartbeatAnswer:
+            return answered(*await self._batches.finish(asking))
+
+        return Begun(asking.when_over, plain, finish)
+
+    async def _alone(self, beat: _Beat) -> _Beaten:
         holder, request = beat.holder, beat.request
 
-        def work(connection: Connection) -> HeartbeatAnswer:
+        def work(connection: Connection) -> _Beaten:
             row = store.heartbeat(connection, holder.job_id, request, holder.token_hash)
             if row is None:
                 found = find(connection, holder.job_id)
                 raise why_not(found, holder.job_id, holder.worker_id, holder.token_hash, None)
-            return _answer(row, request, read_system(connection))
+            return row, read_system(connection)
 
         return await self._database.write(work, lane=Lane.SINGLE)
 
-    async def _together(self, beats: Sequence[_Beat]) -> list[HeartbeatAnswer | None]:
+    async def _together(self, beats: Sequence[_Beat]) -> list[_Beaten | None]:
         chosen = one_a_job([beat.holder for beat in beats])
         said = [(beats[number].holder, beats[number].request) for number in chosen.values()]
         if self._database.dialect == "sqlite":
@@ -134,7 +155,7 @@ class LeaseService:
                 lambda c: (heartbeat_together(c, said), read_system(c)), lane=Lane.SINGLE
             )
         return [
-            _answer(row, beat.request, system)
+            (row, system)
             if chosen[beat.holder.job_id] == number and (row := rows.get(beat.holder.job_id)) is not None
             else None
             for number, beat in enumerate(beats)

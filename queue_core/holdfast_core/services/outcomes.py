@@ -1,6 +1,6 @@
 """Outcomes: what became of a job, as its holder says. None of this waits for the gate."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -12,10 +12,11 @@ from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
 from holdfast_core.db import Database, Lane
 from holdfast_core.db.prepared import Stored
+from holdfast_core.db.types import columns
 from holdfast_core.gate import GateCache
 from holdfast_core.policy import admit_worker
 from holdfast_core.schemas import CancelAckRequest, CompleteRequest, FailRequest, Job, ReleaseRequest
-from holdfast_core.services.batches import Batches
+from holdfast_core.services.batches import Batches, Begun
 from holdfast_core.services.counters import Counted, Counters
 from holdfast_core.services.holders import Verb, repeated, why_not
 from holdfast_core.services.jobs import job_uuid
@@ -49,6 +50,10 @@ class _End:
     summary: str | None
 
 
+#: The row of a job after an outcome, and whether that has changed it.
+_Ended = tuple[Stored, bool]
+
+
 class OutcomeService:
     """Takes what became of a job. Repeated by the claim that made it, an outcome answers again and writes nothing."""
 
@@ -69,17 +74,27 @@ class OutcomeService:
         self._settings = settings
         self._write = traced("holdfast.outcomes", self._write)  # type: ignore[method-assign]
         self._complete_together = traced("holdfast.outcomes", self._complete_together)  # type: ignore[method-assign]
-        self._completes: Batches[None, _End, tuple[Job, bool]] = Batches(
-            self._complete, self._complete_together
-        )
+        self._completes: Batches[None, _End, _Ended] = Batches(self._complete, self._complete_together)
 
     async def complete(self, caller: Caller, job_id: str, request: CompleteRequest) -> Job:
         """The job succeeded. Raises JobNotFound, JobNotOwned, LeaseLost or JobStateConflict."""
+        return await self.begin_complete(caller, job_id, request).finish()
+
+    def begin_complete(self, caller: Caller, job_id: str, request: CompleteRequest) -> Begun[Job]:
+        """The same for who has no task to wait in. Raises what can be told at once."""
         admit_worker(caller, request.worker_id, "end jobs")
         token_hash = fence(self._settings, request.lease_token)
         holder = Holder(job_uuid(job_id), request.worker_id, token_hash)
-        end = _End(holder, request.result_summary)
-        return await self._ended("complete", holder, lambda: self._completes.ask(None, end))
+        self._presence.seen(holder.worker_id, None)
+        asking = self._completes.begin(None, _End(holder, request.result_summary))
+
+        def plain() -> Job | None:
+            return None if asking.told is None else self._ended("complete", *asking.told)
+
+        async def finish() -> Job:
+            return self._ended("complete", *await self._completes.finish(asking))
+
+        return Begun(asking.when_over, plain, finish)
 
     async def fail(self, caller: Caller, job_id: str, request: FailRequest) -> Job:
         """The job failed; `retryable` brings it back while attempts are left. Raises as `complete` does."""
@@ -128,7 +143,7 @@ class OutcomeService:
             ),
         )
 
-    async def _complete(self, end: _End) -> tuple[Job, bool]:
+    async def _complete(self, end: _End) -> _Ended:
         holder = end.holder
         return await self._write(
             "complete",
@@ -138,7 +153,7 @@ class OutcomeService:
             ),
         )
 
-    async def _complete_together(self, ends: Sequence[_End]) -> list[tuple[Job, bool] | None]:
+    async def _complete_together(self, ends: Sequence[_End]) -> list[_Ended | None]:
         chosen = one_a_job([end.holder for end in ends])
         said = [(ends[number].holder, ends[number].summary) for number in chosen.values()]
         if self._database.dialect == "sqlite":
@@ -147,7 +162,7 @@ class OutcomeService:
         else:
             rows = await self._database.write(lambda c: complete_together(c, said), lane=Lane.SINGLE)
         return [
-            (job_from(row), True)
+            (row, True)
             if chosen[end.holder.job_id] == number and (row := rows.get(end.holder.job_id)) is not None
             else None
             for number, end in enumerate(ends)
@@ -162,31 +177,29 @@ class OutcomeService:
         work: Callable[[Connection, UUID], Stored | None],
     ) -> Job:
         holder = Holder(job_uuid(job_id), worker_id, token_hash)
-        return await self._ended(verb, holder, lambda: self._write(verb, holder, work))
+        self._presence.seen(worker_id, None)
+        return self._ended(verb, *await self._write(verb, holder, work))
 
     async def _write(
         self, verb: Verb, holder: Holder, work: Callable[[Connection, UUID], Stored | None]
-    ) -> tuple[Job, bool]:
+    ) -> _Ended:
         """The job after `work`, and whether that changed it."""
         found, worker_id, token_hash = holder.job_id, holder.worker_id, holder.token_hash
 
-        def ending(connection: Connection) -> tuple[Job, bool]:
+        def ending(connection: Connection) -> _Ended:
             changed = work(connection, found)
             if changed is not None:
-                return job_from(changed), True
+                return changed, True
             row = find(connection, found)
             if repeated(row, verb, worker_id, token_hash):
                 assert row is not None
-                return job_from(row), False
+                return columns(row), False
             raise why_not(row, found, worker_id, token_hash, verb)
 
         return await self._database.write(ending, lane=Lane.SINGLE)
 
-    async def _ended(
-        self, verb: Verb, holder: Holder, write: Callable[[], Awaitable[tuple[Job, bool]]]
-    ) -> Job:
-        self._presence.seen(holder.worker_id, None)
-        job, changed = await write()
+    def _ended(self, verb: Verb, row: Stored, changed: bool) -> Job:
+        job = job_from(row)
         if changed:
             self._counters.add(_COUNTED[verb])
             self._counters.ended(job.status)

@@ -6,6 +6,7 @@ from typing import Final, assert_never
 
 import structlog
 from anyio import create_task_group, sleep
+from sqlalchemy import Connection
 
 from holdfast_core.callers import Caller
 from holdfast_core.changes import ChangeBus
@@ -141,13 +142,15 @@ class PauseService:
                 self._bus.announce("jobs")
 
     async def _decide(self, decide: Work[Decision]) -> tuple[Decision, Look | None]:
-        """Make a toggle, and look around. On SQLite that is done in the toggle's own turn, and the backlog is counted
-        meanwhile: each time that the answer would wait for another thread, claimers are in the way. On PostgreSQL the
-        door is not held closed for it: None."""
-        if self._database.dialect == "postgresql":
-            return await self._database.write(decide, lane=Lane.CONTROL), None
+        """Make a toggle, and count the backlog meanwhile. On SQLite the rest is looked at in the toggle's own turn:
+        each time that the answer would wait for another thread, claimers are in the way. On PostgreSQL the door is not
+        held closed for it: None."""
         failure: Exception | None = None
-        made: tuple[Decision, Look] | None = None
+        made: tuple[Decision, Look | None] | None = None
+        looks = self._database.dialect == "sqlite"
+
+        def work(connection: Connection) -> tuple[Decision, Look | None]:
+            return decide(connection), look_around(connection) if looks else None
 
         async def count_ahead() -> None:
             with suppress(StoreUnavailable):  # who needs the count will be told
@@ -158,7 +161,7 @@ class PauseService:
             tasks.cancel_scope.shield = True
             tasks.start_soon(count_ahead)
             try:
-                made = await self._database.write(lambda c: (decide(c), look_around(c)), lane=Lane.CONTROL)
+                made = await self._database.write(work, lane=Lane.CONTROL)
             except Exception as error:  # as it is, not in a group
                 failure = error
         if failure is not None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Insert
 
 from holdfast_core.callers import Caller
 from holdfast_core.errors import (
@@ -31,7 +31,7 @@ from holdfast_core.services.keys import body_hash, key_hash, key_reused
 from holdfast_core.settings import Settings
 from holdfast_core.states import PauseAction, PauseMode
 from holdfast_core.store import pause as store
-from holdfast_core.store.keys import Kept, find_key, keep_key
+from holdfast_core.store.keys import Kept, find_key, keeping
 from holdfast_core.store.metrics import InFlight, in_flight
 
 __all__ = ["TIMER", "Decision", "Toggles"]
@@ -53,6 +53,14 @@ class Decision:
     replayed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The idempotency key of a toggle, and its body, as they are kept."""
+
+    key: str
+    body: str
+
+
 class Toggles:
     """Decides toggles. Each call runs in a transaction, and takes the lock of the pause's row first."""
 
@@ -72,16 +80,12 @@ class Toggles:
             )
             return self._refuse(connection, caller, system, request, refusal)
         if key is None:
-            return self._act(connection, caller, system, request)
-        kept_as = key_hash(caller, CONTROL, key)
-        body = body_hash(request)
-        kept = find_key(connection, kept_as)
+            return self._act(connection, caller, system, request, in_flight(connection), None)
+        named = _Named(key_hash(caller, CONTROL, key), body_hash(request))
+        kept, counts = find_key(connection, named.key)
         if kept is not None:
-            return _replay(kept, body, system)
-        decision = self._act(connection, caller, system, request)
-        if decision.refusal is None:
-            keep_key(connection, kept_as, Kept(body, decision.system.version, decision.warning))
-        return decision
+            return _replay(kept, named.body, system)
+        return self._act(connection, caller, system, request, counts, named)
 
     def end_at_limit(self, connection: Connection) -> Decision | None:
         """Resume where the time limit has passed, drained or not; else None."""
@@ -89,10 +93,16 @@ class Toggles:
         if not store.limit_passed(connection):
             return None
         request = WorkerPauseRequest.model_construct(action=PauseAction.RESUME, reason=LIMIT_REASON)
-        return self._resume(connection, TIMER, system, request)
+        return self._resume(connection, TIMER, system, request, in_flight(connection), None)
 
     def _act(
-        self, connection: Connection, caller: Caller, system: System, request: WorkerPauseRequest
+        self,
+        connection: Connection,
+        caller: Caller,
+        system: System,
+        request: WorkerPauseRequest,
+        counts: InFlight,
+        named: _Named | None,
     ) -> Decision:
         resume_at = _resume_at(connection, request)
         refusal = self._refused(system, request)
@@ -100,9 +110,9 @@ class Toggles:
             return self._refuse(connection, caller, system, request, refusal, resume_at=resume_at)
         match request.action:
             case PauseAction.PAUSE:
-                return self._pause(connection, caller, system, request, resume_at)
+                return self._pause(connection, caller, system, request, resume_at, counts, named)
             case PauseAction.RESUME:
-                return self._resume(connection, caller, system, request)
+                return self._resume(connection, caller, system, request, counts, named)
             case _:
                 assert_never(request.action)
 
@@ -124,8 +134,9 @@ class Toggles:
         before: System,
         request: WorkerPauseRequest,
         resume_at: datetime | None,
+        counts: InFlight,
+        named: _Named | None,
     ) -> Decision:
-        counts = in_flight(connection)
         if before.workers_paused and (before.mode, before.reason, before.resume_at) == (
             request.mode,
             request.reason,
@@ -145,6 +156,8 @@ class Toggles:
                     resume_at=resume_at,
                 ),
             )
+            for statement in _keep(connection, named, before):
+                connection.execute(statement)
             return Decision(before, "unchanged")
         # A change of mode or reason needs no door: no claim passes while paused, whatever the mode.
         door, now = (None, store.moment(connection)) if before.workers_paused else store.close(connection)
@@ -162,13 +175,18 @@ class Toggles:
         event = _event(
             caller, after, request, "changed", now, counts=counts, mode=after.mode, resume_at=resume_at
         )
-        store.write_change(connection, after, event, door=door)
+        store.write_change(connection, after, event, door=door, also=_keep(connection, named, after))
         return Decision(after, "changed")
 
     def _resume(
-        self, connection: Connection, caller: Caller, before: System, request: WorkerPauseRequest
+        self,
+        connection: Connection,
+        caller: Caller,
+        before: System,
+        request: WorkerPauseRequest,
+        counts: InFlight,
+        named: _Named | None,
     ) -> Decision:
-        counts = in_flight(connection)
         force = bool(request.force_resume) or caller is TIMER
         if (
             self._settings.require_force_resume
@@ -191,8 +209,8 @@ class Toggles:
             updated_at=now,
         )
         event = _event(caller, after, request, "changed", now, counts=counts, mode=before.mode)
-        store.write_change(connection, after, event, door=None)
         warning = None if counts.drained else f"Resumed before the drain ended: {_what_remains(counts)}."
+        store.write_change(connection, after, event, door=None, also=_keep(connection, named, after, warning))
         return Decision(after, "changed", warning=warning)
 
     def _refuse(
@@ -271,6 +289,15 @@ def _resume_at(connection: Connection, request: WorkerPauseRequest) -> datetime 
             )
         )
     return request.resume_at
+
+
+def _keep(
+    connection: Connection, named: _Named | None, system: System, warning: str | None = None
+) -> list[Insert]:
+    """What remembers under its key what a toggle came to."""
+    if named is None:
+        return []
+    return [keeping(connection.dialect.name, named.key, Kept(named.body, system.version, warning))]
 
 
 def _replay(kept: Kept, body: str, system: System) -> Decision:

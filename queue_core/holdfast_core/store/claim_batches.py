@@ -31,7 +31,6 @@ from sqlalchemy import (
 
 from holdfast_core.db.prepared import Stored, run
 from holdfast_core.db.tables import jobs
-from holdfast_core.schemas import Job
 from holdfast_core.store.claims import (
     CROWD,
     PREFIX,
@@ -45,7 +44,7 @@ from holdfast_core.store.claims import (
     taken_values,
 )
 from holdfast_core.store.given import listed
-from holdfast_core.store.jobs import SHOWN, job_from
+from holdfast_core.store.jobs import SHOWN
 from holdfast_core.store.pause import system_from
 
 __all__ = ["batch_arguments", "batch_statement", "take_together"]
@@ -135,19 +134,20 @@ def take_together(
     """What each claim came to, as `take` has it. None for one that has to be made alone: its requestId may have a
     job already. `tokens`: what the claims' hashes are of. No two may have a worker and requestId in common."""
     statement = batch_statement(by_type=claims[0].types is not None)
-    token_of = {claim.token_hash: token for claim, token in zip(claims, tokens, strict=True)}
-    got: dict[str, Job] = {}
+    got: dict[str, Stored] = {}
     head: Stored = {}
     for row in run(connection, statement, batch_arguments(claims, ages)):
         hashed = row["claim_token_hash"]
         if hashed is None:
             head = row
         else:
-            got[hashed] = job_from(row, lease_token=token_of[hashed])
+            got[hashed] = row
     system = system_from(head, PREFIX)
     crowded = head["seen"] >= _looks(claims) and not system.workers_paused
     eligible = set(head["numbers"])
     return [
-        Taken(job, system, crowded=crowded and job is None) if number in eligible else None
-        for number, job in enumerate((got.get(claim.token_hash) for claim in claims), 1)
+        Taken(taken := got.get(claim.token_hash), system, token, crowded=crowded and taken is None)
+        if number in eligible
+        else None
+        for number, (claim, token) in enumerate(zip(claims, tokens, strict=True), 1)
     ]

@@ -43,7 +43,7 @@ from holdfast_core.gate import door_is_open
 from holdfast_core.schemas import Job, System
 from holdfast_core.states import JobPhase, JobStatus
 from holdfast_core.store.given import Given, bound
-from holdfast_core.store.jobs import job_from
+from holdfast_core.store.jobs import SHOWN, job_from
 from holdfast_core.store.lanes import matching
 from holdfast_core.store.pause import read_system, system_from
 
@@ -109,17 +109,25 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a claim came to. Without a job:
+    """What a claim came to: the row of its job, which is made of it when it is asked for, since others wait for the
+    session meanwhile. Without one:
 
     `known`: its requestId has a job already, and this call is not to have it. `over`: that claim has ended.
     `crowded`: other claims were taking all the jobs that it saw, so it should look again.
     """
 
-    job: Job | None
+    row: Stored | None
     system: System
+    #: What the claim's hash is of.
+    token: str | None = None
     known: bool = False
     over: bool = False
     crowded: bool = False
+
+    @property
+    def job(self) -> Job | None:
+        """The job, with its token."""
+        return None if self.row is None else job_from(self.row, lease_token=self.token)
 
 
 #: What the columns of the pause are called beside a job's.
@@ -265,7 +273,7 @@ _TAKE_SQLITE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
     .values(**_taken_values, claim_number=bindparam("claim_number", type_=BigInteger()))
-    .returning(*jobs.c)
+    .returning(*SHOWN)
 )
 
 # SQLite: the claim that a requestId stands for.
@@ -273,7 +281,7 @@ _PRIOR_SQLITE = select(jobs.c.id, _runs.label("runs")).where(_prior)
 
 # SQLite: answer it again.
 _AGAIN_SQLITE = (
-    update(jobs).where(jobs.c.id == bindparam("job_id"), _runs, _newer).values(_leased).returning(*jobs.c)
+    update(jobs).where(jobs.c.id == bindparam("job_id"), _runs, _newer).values(_leased).returning(*SHOWN)
 )
 
 
@@ -315,7 +323,7 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
         (row,) = run(connection, statement, claim.arguments())
         system = system_from(row, PREFIX)
         if row["id"] is not None:
-            return Taken(job_from(row, lease_token=token), system)
+            return Taken(row, system, token)
         return Taken(
             None,
             system,
@@ -330,8 +338,7 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
         prior = first(connection, _PRIOR_SQLITE, claim.arguments())
         if prior is not None:
             again = first(connection, _AGAIN_SQLITE, {**claim.arguments(), "job_id": prior["id"]})
-            job = None if again is None else job_from(again, lease_token=token)
-            return Taken(job, system, known=job is None, over=not prior["runs"])
+            return Taken(again, system, token, known=again is None, over=not prior["runs"])
     ready = _first_ready(connection, claim)
     if ready is None:
         return Taken(None, system)
@@ -341,7 +348,7 @@ def take(connection: Connection, claim: Claim, *, token: str) -> Taken:
         _TAKE_SQLITE,
         {**claim.arguments(), "job_id": ready["id"], "claim_number": number["claims"]},
     )
-    return Taken(job_from(taken, lease_token=token), system)
+    return Taken(taken, system, token)
 
 
 def _first_ready(connection: Connection, claim: Claim) -> Stored | None:

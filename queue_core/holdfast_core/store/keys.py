@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, Insert, and_, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast_core.db.tables import idempotency_keys
 from holdfast_core.db.types import Now
+from holdfast_core.store.metrics import COUNTS, InFlight, in_flight_from
 
-__all__ = ["KEPT_SECONDS", "Kept", "find_key", "keep_key", "remove_old_keys"]
+__all__ = ["KEPT_SECONDS", "Kept", "find_key", "keeping", "remove_old_keys"]
 
 #: How long a key is known (CONTRACT section 3).
 KEPT_SECONDS: Final = 86_400.0
@@ -26,39 +27,34 @@ class Kept:
 
 _old = idempotency_keys.c.created_at <= Now(-KEPT_SECONDS, stable=True)
 
-# What is known under a key.
-_FIND = select(idempotency_keys).where(idempotency_keys.c.key == bindparam("wanted"), ~_old)
+# What is known under a key, and what runs now: who asks for the one needs the other.
+_FIND = select(
+    COUNTS, idempotency_keys.c.body, idempotency_keys.c.version, idempotency_keys.c.warning
+).select_from(COUNTS.outerjoin(idempotency_keys, and_(idempotency_keys.c.key == bindparam("wanted"), ~_old)))
 
-
-def _keep(insert_: Any) -> Any:
-    # In the place of one that is known no more.
-    statement = insert_(idempotency_keys).values(created_at=Now())
-    new = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=[idempotency_keys.c.key],
-        set_={name: new[name] for name in ("body", "version", "warning", "created_at")},
-        where=_old,
-    )
-
-
-_KEEP: Final = {"postgresql": _keep(postgresql.insert), "sqlite": _keep(sqlite.insert)}
+_INSERT: Final[dict[str, Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 # Keys that are known no more.
 _REMOVE_OLD = delete(idempotency_keys).where(_old)
 
 
-def find_key(connection: Connection, key: str) -> Kept | None:
-    """What the first request under this key came to, if it was within the last day."""
-    row = connection.execute(_FIND, {"wanted": key}).one_or_none()
-    return None if row is None else Kept(body=row.body, version=row.version, warning=row.warning)
+def find_key(connection: Connection, key: str) -> tuple[Kept | None, InFlight]:
+    """What the first request under this key came to, if it was within the last day, and exact counts of what runs."""
+    row = connection.execute(_FIND, {"wanted": key}).one()
+    kept = None if row.body is None else Kept(body=row.body, version=row.version, warning=row.warning)
+    return kept, in_flight_from(row)
 
 
-def keep_key(connection: Connection, key: str, kept: Kept) -> None:
-    """Remember what a request came to."""
-    connection.execute(
-        _KEEP[connection.dialect.name],
-        {"key": key, "body": kept.body, "version": kept.version, "warning": kept.warning},
+def keeping(dialect: str, key: str, kept: Kept) -> Insert:
+    """The statement that remembers what a request came to, in the place of what is known no more."""
+    values = {"body": kept.body, "version": kept.version, "warning": kept.warning, "created_at": Now()}
+    statement: Any = _INSERT[dialect](idempotency_keys).values(key=key, **values)
+    upsert: Insert = statement.on_conflict_do_update(
+        index_elements=[idempotency_keys.c.key],
+        set_={name: statement.excluded[name] for name in values},
+        where=_old,
     )
+    return upsert
 
 
 def remove_old_keys(connection: Connection) -> None:

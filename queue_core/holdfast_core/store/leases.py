@@ -30,7 +30,7 @@ from holdfast_core.schemas import HeartbeatRequest
 from holdfast_core.states import JobStatus
 from holdfast_core.store.backoff import backoff
 from holdfast_core.store.given import Given, bound
-from holdfast_core.store.jobs import put_back
+from holdfast_core.store.jobs import SHOWN, put_back
 
 __all__ = [
     "cancel_ack",
@@ -89,7 +89,7 @@ def heartbeat_values(given: Given, *more: ColumnElement[bool]) -> dict[str, Any]
 
 
 # Extend the lease.
-_HEARTBEAT = update(jobs).where(_held).values(heartbeat_values(bound)).returning(*jobs.c)
+_HEARTBEAT = update(jobs).where(_held).values(heartbeat_values(bound)).returning(*SHOWN)
 
 # The same, with a new progress.
 _HEARTBEAT_PROGRESS = _HEARTBEAT.values(
@@ -116,7 +116,7 @@ def complete_values(given: Given) -> dict[str, Any]:
 
 
 # The job succeeded; this counts also where its cancellation was asked for.
-_COMPLETE = update(jobs).where(_held).values(complete_values(bound)).returning(*jobs.c)
+_COMPLETE = update(jobs).where(_held).values(complete_values(bound)).returning(*SHOWN)
 
 # The holder stopped a job whose cancellation was asked for.
 _CANCEL_ACK = (
@@ -128,13 +128,11 @@ _CANCEL_ACK = (
         claim_outcome="cancel_ack",
         **_over,
     )
-    .returning(*jobs.c)
+    .returning(*SHOWN)
 )
 
 # The job goes back to its place; no attempt is used.
-_RELEASE = (
-    update(jobs).where(_held).values(put_back(outcome="release", uses_attempt=False)).returning(*jobs.c)
-)
+_RELEASE = update(jobs).where(_held).values(put_back(outcome="release", uses_attempt=False)).returning(*SHOWN)
 
 
 # The same by the server, for a caller that is gone: its requestId may be used again.
@@ -154,7 +152,7 @@ def _fail(dialect: str, retryable: bool) -> Update:
             "claim_outcome": "fail",
         }
     values["error_message"] = bindparam("message", type_=String())
-    return update(jobs).where(_held).values(values).returning(*jobs.c)
+    return update(jobs).where(_held).values(values).returning(*SHOWN)
 
 
 def _either(condition: ColumnElement[bool], then: JobStatus, otherwise: JobStatus) -> Any:

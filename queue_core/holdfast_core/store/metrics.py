@@ -28,12 +28,14 @@ from holdfast_core.store.pause import system_from
 from holdfast_core.store.workers import FLEET_COUNTS, unacknowledged
 
 __all__ = [
+    "COUNTS",
     "Backlog",
     "InFlight",
     "Stale",
     "backlog",
     "database_time",
     "in_flight",
+    "in_flight_from",
     "look",
     "stale_jobs",
     "system_and_in_flight",
@@ -83,7 +85,8 @@ class Stale:
 _alive = jobs.c.lease_expires_at > Now(stable=True)
 _running = status_is(JobStatus.RUNNING)
 
-_counts = (
+#: What runs now; walks the partial index of running jobs.
+COUNTS: Final = (
     select(
         func.count().filter(_alive).label("running"),
         func.count().filter(and_(_alive, jobs.c.phase == JobPhase.PARKED)).label("parked"),
@@ -93,15 +96,15 @@ _counts = (
     .subquery("counts")
 )
 
-# What runs now; walks the partial index of running jobs.
-_IN_FLIGHT = select(_counts)
+# That alone.
+_IN_FLIGHT = select(COUNTS)
 
 # The pause and what runs now, from one snapshot because it is one statement.
-_SYSTEM_AND_IN_FLIGHT = select(pause_state, _counts).select_from(pause_state.join(_counts, literal(True)))
+_SYSTEM_AND_IN_FLIGHT = select(pause_state, COUNTS).select_from(pause_state.join(COUNTS, literal(True)))
 
 # The same with the workers, and what the database's clock says, for a snapshot.
-_LOOK = select(pause_state, _counts, FLEET_COUNTS, Now().label("now")).select_from(
-    pause_state.join(_counts, literal(True)).join(FLEET_COUNTS, literal(True))
+_LOOK = select(pause_state, COUNTS, FLEET_COUNTS, Now().label("now")).select_from(
+    pause_state.join(COUNTS, literal(True)).join(FLEET_COUNTS, literal(True))
 )
 
 # What waits, and since when: the ready ones, and the scheduled ones that are due or not. Each from the index
@@ -189,19 +192,20 @@ _VIOLATIONS_SQLITE = (
 _NOW = select(Now())
 
 
-def _in_flight_from(row: Any) -> InFlight:
+def in_flight_from(row: Any) -> InFlight:
+    """The counts of a row that holds those of `COUNTS`."""
     return InFlight(running=row.running, parked=row.parked, stale=row.stale)
 
 
 def in_flight(connection: Connection) -> InFlight:
     """Exact counts of what runs now."""
-    return _in_flight_from(connection.execute(_IN_FLIGHT).one())
+    return in_flight_from(connection.execute(_IN_FLIGHT).one())
 
 
 def system_and_in_flight(connection: Connection) -> tuple[System, InFlight]:
     """The pause and the exact counts of what runs, from one snapshot."""
     row = connection.execute(_SYSTEM_AND_IN_FLIGHT).one()
-    return system_from(row), _in_flight_from(row)
+    return system_from(row), in_flight_from(row)
 
 
 def look(connection: Connection) -> tuple[System, InFlight, WorkerCounts]:

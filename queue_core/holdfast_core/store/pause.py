@@ -1,10 +1,11 @@
 """The row of the pause and the audit log."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Insert, Row, and_, bindparam, func, insert, literal_column, select, update
 
 from holdfast_core.db.prepared import Stored, run
 from holdfast_core.db.tables import control_events, pause_state
@@ -125,9 +126,16 @@ def _later_than_all(row: Any) -> datetime:
     return now if last is None else max(now, last + timedelta(microseconds=1))
 
 
-def write_change(connection: Connection, system: System, event: ControlEvent, *, door: str | None) -> None:
+def write_change(
+    connection: Connection,
+    system: System,
+    event: ControlEvent,
+    *,
+    door: str | None,
+    also: Sequence[Insert] = (),
+) -> None:
     """Put `system` in place of what was, with the line in the audit log that tells of it. `door` is what `close` gave,
-    None to keep what is there."""
+    None to keep what is there. `also`: what else is to be written with it."""
     values: dict[str, Any] = {
         "paused": system.workers_paused,
         "mode": system.mode,
@@ -143,10 +151,11 @@ def write_change(connection: Connection, system: System, event: ControlEvent, *,
         values["door"] = door
     write, append = _WRITE.values(values), insert(control_events).values(event.model_dump(by_alias=False))
     if connection.dialect.name == "sqlite":
-        connection.execute(write)
-        connection.execute(append)
+        for statement in (write, append, *also):
+            connection.execute(statement)
     else:  # in one round trip: claims wait meanwhile
-        connection.execute(append.add_cte(write.cte("written")))
+        together = [write, *also]
+        connection.execute(append.add_cte(*(one.cte(f"with_{place}") for place, one in enumerate(together))))
 
 
 def append_event(connection: Connection, event: ControlEvent) -> None:

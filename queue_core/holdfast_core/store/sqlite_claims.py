@@ -32,7 +32,7 @@ from holdfast_core.schemas import System
 from holdfast_core.states import JobStatus
 from holdfast_core.store.claims import Claim, Taken, taken_values
 from holdfast_core.store.given import bound
-from holdfast_core.store.jobs import job_from
+from holdfast_core.store.jobs import SHOWN
 from holdfast_core.store.lanes import matching
 from holdfast_core.store.pause import system_from
 
@@ -56,7 +56,7 @@ _TAKE: Final = (
     update(jobs)
     .where(_id == bindparam("found", type_=String()))
     .values(**taken_values(bound), claim_number=bindparam("number", type_=BigInteger()))
-    .returning(*jobs.c)
+    .returning(*SHOWN)
 )
 
 # Which of these claims have a job already, or had one: one probe of the index of requestIds for each.
@@ -116,13 +116,9 @@ class Won:
 
     def taken(self, tokens: Sequence[str]) -> list[Taken | None]:
         """What each claim came to. `tokens`: what the claims' hashes are of."""
-        jobs_of = dict(zip(self.numbers, self.rows.stored(), strict=False))
+        rows = dict(zip(self.numbers, self.rows.stored(), strict=False))
         return [
-            None
-            if number in self.prior
-            else Taken(job_from(jobs_of[number], lease_token=token), self.system)
-            if number in jobs_of
-            else Taken(None, self.system)
+            None if number in self.prior else Taken(rows.get(number), self.system, token)
             for number, token in enumerate(tokens)
         ]
 

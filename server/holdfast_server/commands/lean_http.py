@@ -5,10 +5,9 @@ uvloop sends each write at once: two calls of the system and two packets for eve
 done for one. So the first write is kept until the second comes, or until the event loop's turn ends: what is streamed
 waits for nothing.
 
-A request that the app can answer at once gets no task. While the system is paused that is the claim of every worker
-that is known, and a task with its queues costs as much as all else that is done for one. So where the app says that it
-may, a small request is held until it is there as a whole, which it mostly is when its head has been read; what the app
-does not answer then goes the usual way.
+A request that the app can begin without a task gets none: a task with its queues costs as much as all else that is
+done for one. So where the app says that it may, a small request is held until it is there as a whole, which it mostly
+is when its head has been read; what the app does not begin then goes the usual way.
 
 A server that ends does not close idle connections at once: a client may be sending its next request that very moment,
 and would have to guess whether that was carried out. Each is answered one request more, or closed a little later.
@@ -16,6 +15,7 @@ and would have to guess whether that was carried out. Each is answered one reque
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -81,34 +81,35 @@ _SMALL: Final = 16_384
 _OK: Final = STATUS_LINE[200]
 _CLOSE: Final = b"connection: close\r\n"
 
-#: From the scope and the body: the header fields of a good answer as they go over the wire, and its body. None where it
-#: cannot be answered at once.
-AtOnce = Callable[[Any, bytes], tuple[bytes, bytes] | None]
+#: The header fields of a good answer as they go over the wire, and its body. None where the app has to be called.
+Wire = tuple[bytes, bytes] | None
+#: From the scope, the body, and what to call with the answer, now or later: whether it will be.
+Begin = Callable[[Any, bytes, Callable[[Wire], None]], bool]
 
 
 def _no(_scope: Any) -> bool:
     return False
 
 
-def _never(_scope: Any, _body: bytes) -> tuple[bytes, bytes] | None:
-    return None
+def _never(_scope: Any, _body: bytes, _answer: Callable[[Wire], None]) -> bool:
+    return False
 
 
 def lean_protocol(app: object) -> type[HttpToolsProtocol]:
-    """The protocol for an app, which is asked for answers at once where it has some (`may_be_at_once`, `at_once`)."""
+    """The protocol for an app, which is asked to begin what it can without a task (`may_begin`, `begin`)."""
 
     class Protocol(_LeanProtocol):
-        may_be_at_once = staticmethod(getattr(app, "may_be_at_once", _no))
-        at_once = staticmethod(getattr(app, "at_once", _never))
+        may_begin = staticmethod(getattr(app, "may_begin", _no))
+        begin = staticmethod(getattr(app, "begin", _never))
 
     return Protocol
 
 
 class _LeanProtocol(HttpToolsProtocol):
-    """uvicorn's, over a transport that joins writes, with what is answered at once."""
+    """uvicorn's, over a transport that joins writes, with requests that need no task."""
 
-    may_be_at_once: Callable[[Any], bool]
-    at_once: AtOnce
+    may_begin: Callable[[Any], bool]
+    begin: Begin
     _held: tuple[RequestResponseCycle, Any] | None = None
     _is_ending = False
 
@@ -141,7 +142,7 @@ class _LeanProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
         # One that has stood behind another is there as a whole already: it goes the usual way.
         is_coming = cycle.more_body and not cycle.waiting_for_100_continue
-        if is_coming and self.may_be_at_once(cycle.scope) and _is_small(cycle.scope["headers"]):
+        if is_coming and self.may_begin(cycle.scope) and _is_small(cycle.scope["headers"]):
             self._held = cycle, app
         else:
             super()._start_asgi_task(cycle, app)
@@ -152,12 +153,14 @@ class _LeanProtocol(HttpToolsProtocol):
             return
         cycle, app = self._held
         self._held = None
-        answer = None
-        if not (self.flow.write_paused or self.transport.is_closing()):
-            answer = self.at_once(cycle.scope, bytes(cycle.body))
+        can_answer = not (self.flow.write_paused or self.transport.is_closing())
+        if not (can_answer and self.begin(cycle.scope, bytes(cycle.body), partial(self._answer, cycle, app))):
+            super()._start_asgi_task(cycle, app)
+
+    def _answer(self, cycle: RequestResponseCycle, app: Any, answer: Wire) -> None:
         if answer is None:
             super()._start_asgi_task(cycle, app)
-        else:
+        elif not cycle.disconnected:
             self._send(cycle, *answer)
 
     def _send(self, cycle: RequestResponseCycle, lines: bytes, body: bytes) -> None:
