@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -31,11 +31,12 @@ class SaysHello(PlainTextResponse):
 class SaysHelloAtOnce(SaysHello):
     """Without one."""
 
-    def may_be_at_once(self, _scope: Scope) -> bool:
+    def may_begin(self, _scope: Scope) -> bool:
         return True
 
-    def at_once(self, _scope: Scope, _body: bytes) -> tuple[bytes, bytes]:
-        return b"content-length: 5\r\n", b"hello"
+    def begin(self, _scope: Scope, _body: bytes, answer: Callable[[tuple[bytes, bytes]], None]) -> bool:
+        answer((b"content-length: 5\r\n", b"hello"))
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("a task was made for it")
