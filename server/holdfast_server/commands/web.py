@@ -114,6 +114,7 @@ class _Server(uvicorn.Server):
             # need not walk through it.
             gc.collect()
             gc.freeze()
+            gc.enable()
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
