@@ -26,9 +26,10 @@ help:
 demo: .venv/.server
 	.venv/bin/holdfast demo $(ARGS)
 
-# By file, so that what a file shares is set up once; three at a time for two cores, since half of it is waiting.
+# By file, so that what a file shares is set up once, in the order of tests/conftest.py; three at a time for two cores,
+# since half of it is waiting.
 test: .venv/.dev .clients/.node
-	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What is too long for each run: outages of two minutes, ten thousand made-up requests as each role, a thousand stories
 # of jobs and pauses, and an hour of faults.

@@ -35,6 +35,8 @@ __all__ = ["Plan", "Round", "describe", "run_round"]
 
 #: How long a round's queue may take to run empty, once all faults are over.
 SECONDS_TO_SETTLE: Final = 90.0
+#: How often it is looked whether a rule that is sought is broken by now.
+SECONDS_BETWEEN_CHECKS: Final = 0.5
 #: Rounds of a long run, in seconds each: short enough that a history is easily checked.
 ROUND_SECONDS: Final = 100.0
 #: Many clients, since those that a stalled server keeps waiting do nothing meanwhile.
@@ -53,6 +55,8 @@ class Plan:
     #: Faults last this part of what they may.
     haste: float = 1.0
     mutant: str | None = None
+    #: It ends as soon as this rule is broken.
+    sought: str | None = None
     pace: Pace = field(default_factory=Pace)
 
 
@@ -108,7 +112,8 @@ async def run_round(plan: Plan, cluster: Cluster | None = None) -> Round:
                 if plan.faults:
                     await Nemesis(world, company, time.monotonic() + plan.seconds, plan.haste).run()
                 else:
-                    await anyio.sleep(plan.seconds)
+                    with anyio.move_on_after(plan.seconds):
+                        await _until_broken(plan.sought, history, world)
                 company.closing = True
             died = [node.name for node in world.nodes if node.process.poll() is not None]
             # A mutant may keep the queue from ever running empty.
@@ -123,6 +128,17 @@ async def run_round(plan: Plan, cluster: Cluster | None = None) -> Round:
             if "pause_violated" in node.log or "pause_version_fell" in node.log or "Traceback" in node.log:
                 violations.append(Violation("log", f"the log of {node.name}: {_telling(node.log)}"))
     return Round(plan, history, final, violations)
+
+
+async def _until_broken(rule: str | None, history: History, world: World) -> None:
+    before = set[str]()
+    while True:
+        await anyio.sleep(SECONDS_BETWEEN_CHECKS)
+        final = await world.final(settled=False)
+        broken = {found.text for found in check(history, final) if found.rule == rule}
+        if broken & before:  # what is under way while we look may look broken once
+            return
+        before = broken
 
 
 def _telling(log: str) -> str:

@@ -5,6 +5,7 @@ end says that the parent is gone. On its stdout it answers with one line of JSON
 it cannot. Both are the parent's, so nothing else is written there.
 """
 
+import gc
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ def main() -> None:
         with suppress(OSError):  # nobody listens any more
             os.write(answers, json.dumps(said).encode() + b"\n")
 
+    gc.disable()  # until it is ready: nothing that is made by then is garbage, and to look for some takes long
     from holdfast_core.settings import load_settings
     from holdfast_core.telemetry import configure_logs
     from holdfast_server.commands import cause_of

@@ -1,5 +1,6 @@
 """`holdfast serve`: REST, MCP and the dashboard, in one process or in several on one port."""
 
+import gc
 import os
 import signal
 import socket
@@ -67,6 +68,7 @@ def serve(**given: Any) -> None:
             run_processes(settings, given, listener, on_ready)
             return
 
+        gc.disable()  # until it is ready: nothing that is made by then is garbage, and to look for some takes long
         from holdfast_server.commands.web import run_server
         from holdfast_server.compose import create_application
 

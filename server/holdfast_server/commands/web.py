@@ -118,6 +118,7 @@ class _Server(uvicorn.Server):
             gc.collect()
             gc.freeze()
             gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+            gc.enable()
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
