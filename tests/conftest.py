@@ -30,23 +30,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 #: Files that take longest, though their tests are few.
 LONG: Final = {
-    "core/test_race.py",
-    "dashboard/test_degraded.py",
-    "demo/test_demo.py",
-    "faults/test_faults.py",
-    "test_hostile_requests.py",
-    "worker/test_idle_cost.py",
-    "worker/test_local_pause.py",
-    "worker/test_lost_workers.py",
-    "worker/test_outages.py",
+    Path(__file__).parent / name
+    for name in (
+        "core/test_race.py",
+        "dashboard/test_degraded.py",
+        "demo/test_demo.py",
+        "faults/test_faults.py",
+        "test_hostile_requests.py",
+        "worker/test_idle_cost.py",
+        "worker/test_local_pause.py",
+        "worker/test_lost_workers.py",
+        "worker/test_outages.py",
+    )
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files come first, then those of most tests: none is begun when all other processes are about to be done."""
-    here = Path(__file__).parent
     count = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path.relative_to(here).as_posix() not in LONG, -count[item.path]))
+    items.sort(key=lambda item: (item.path not in LONG, -count[item.path]))
 
 
 @pytest.fixture(scope="session")
