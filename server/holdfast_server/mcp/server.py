@@ -6,7 +6,6 @@ pass, cannot say camelCase, and show the model a raw validation dump.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -16,7 +15,7 @@ from mcp.server import Server
 
 from holdfast_core import __version__
 from holdfast_core.errors import HoldfastError, NotAllowed
-from holdfast_core.services import Services
+from holdfast_core.services import Services, spans_are_taken
 from holdfast_core.settings import Settings
 from holdfast_core.states import Role
 from holdfast_server.mcp import prompts, resources
@@ -81,7 +80,7 @@ def build_mcp_server(
     )
     server.calls = calls
     add_subscriptions(server)
-    if find_spec("opentelemetry.sdk") is None:
+    if not spans_are_taken():
         server.middleware.clear()  # the spans that it would make go nowhere, and cost a sixth of a call
     return server
 
