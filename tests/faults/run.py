@@ -118,12 +118,13 @@ async def run_round(plan: Plan, cluster: Cluster | None = None) -> Round:
             died = [node.name for node in world.nodes if node.process.poll() is not None]
             # A mutant may keep the queue from ever running empty.
             settled = plan.mutant is None and await _settle(world, company)
+            told = world.worker_tells()
             at_work.cancel_scope.cancel()
         final = await world.final(settled=plan.mutant is None)
         violations = check(history, final)
         violations += [Violation("crash", f"the server {name} ended by itself") for name in died]
         if not settled and plan.mutant is None:
-            violations.append(Violation("stuck", "the queue did not run empty"))
+            violations.append(Violation("stuck", f"the queue did not run empty; {told}"))
         for node in world.nodes:
             if "pause_violated" in node.log or "pause_version_fell" in node.log or "Traceback" in node.log:
                 violations.append(Violation("log", f"the log of {node.name}: {_telling(node.log)}"))

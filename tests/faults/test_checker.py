@@ -241,6 +241,15 @@ def test_leases_are_not_judged_across_a_jump_of_the_hosts_clock() -> None:
         assert told.rules() == found
 
 
+def test_a_clock_that_is_set_back_does_not_turn_two_leases_around() -> None:
+    told = Told("sqlite")
+    told.enqueue(1, "a")
+    told.says(2.5, "release", told.claim(2, "a"), "queued")
+    told.claim(2.6, "a", worker="v", started=1001.0, took=3)  # it waits, and is made behind the jump
+    told.history.faults.append(Fault("clock-jump", "host", 3, 6))
+    assert told.rules() == set()
+
+
 # --- fencing
 
 

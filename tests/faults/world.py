@@ -84,6 +84,9 @@ FROM agent_jobs
 _EVENTS: Final = (
     "SELECT action, outcome, code, reason, version FROM system_control_events ORDER BY created_at"
 )
+#: Lines of a worker's log that are told where something is stuck.
+WORKER_LINES: Final = 30
+
 _STATE: Final = "SELECT version, paused FROM system_worker_pause_state"
 _UNFINISHED: Final = "SELECT count(*) FROM agent_jobs WHERE status IN ('queued', 'running')"
 
@@ -321,6 +324,14 @@ class World:
             worker, self._worker = self._worker, None
             await run_sync(worker.kill)
             await run_sync(worker.__exit__, None, None, None)
+
+    def worker_tells(self) -> str:
+        """Whether the worker process runs, and the end of its log."""
+        if self._worker is None:
+            return "there is no worker process"
+        code = self._worker.process.poll()
+        lines = [f"the worker process {'runs' if code is None else f'has ended with {code}'}"]
+        return "\n".join([*lines, *self._worker.text.splitlines()[-WORKER_LINES:]])
 
     async def look(self) -> tuple[int, int]:
         """The version of the pause, and how many claims broke it."""
