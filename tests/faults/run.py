@@ -124,7 +124,7 @@ async def run_round(plan: Plan, cluster: Cluster | None = None) -> Round:
         violations = check(history, final)
         violations += [Violation("crash", f"the server {name} ended by itself") for name in died]
         if not settled and plan.mutant is None:
-            violations.append(Violation("stuck", f"the queue did not run empty; {told}"))
+            violations.insert(0, Violation("stuck", f"the queue did not run empty; {told}"))
         for node in world.nodes:
             if "pause_violated" in node.log or "pause_version_fell" in node.log or "Traceback" in node.log:
                 violations.append(Violation("log", f"the log of {node.name}: {_telling(node.log)}"))

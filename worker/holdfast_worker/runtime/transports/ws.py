@@ -23,6 +23,7 @@ from holdfast_core.errors import (
     NotAuthenticated,
     NotFound,
     TooManyRequests,
+    Unavailable,
 )
 from holdfast_core.schemas import Artifact, Job, LogLevel
 from holdfast_core.schemas.sessions import (
@@ -173,7 +174,9 @@ class WsTransport:
                 if (failure := untrusted(self._address.shown, error)) is not None:
                     log.error("server_not_trusted", detail=failure.detail)
                 self.trouble = cause(error) or type(error).__name__
-            except ServerUnreachable as error:
+            except (
+                Unavailable
+            ) as error:  # also the store's being away, which a server says in answer to a hello
                 if isinstance(error.__cause__, ConnectionClosed):
                     self._raise_if_final(error.__cause__)
                 self.trouble = error.detail
