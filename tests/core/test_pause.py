@@ -346,5 +346,5 @@ async def test_a_pause_whose_caller_goes_away_while_it_is_written_is_made_and_to
             monkeypatch.setattr(services.snapshots, "count_ahead", count)
             await pause(services)
         monkeypatch.undo()
-        assert services.counters.counts["pauses"] == 1
+        assert services.counters.own().count("pauses") == 1
         assert (await claim(services)).system.version == 2

@@ -91,7 +91,7 @@ def title(page: Page, text: str) -> None:
 
 def logged_out(page: Page, *, path: str | None = None) -> None:
     """The page says so, within five seconds, offers the way back, and shows nothing of before."""
-    expect(page.locator("#banner [role=alert]")).to_have_text("You are logged out.", timeout=ENDS_MS)
+    expect(page.locator("#banner .reason[role=alert]")).to_have_text("You are logged out.", timeout=ENDS_MS)
     title(page, "Unknown")
     expect(page).to_have_title("Workers: Unknown · Holdfast")
     wanted = path or urlsplit(page.url).path
@@ -341,7 +341,7 @@ def test_going_back_to_a_page_after_logging_out_shows_nothing_of_it(
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_label("Token")).to_be_visible()
         page.go_back()
-        either = page.locator("#token, #banner [role=alert]")
+        either = page.locator("#token, #banner .reason[role=alert]")
         expect(either).to_be_visible(timeout=ENDS_MS)
         assert not STATES.search(page.locator("body").inner_text())
 

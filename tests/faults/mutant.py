@@ -7,7 +7,7 @@ without its line in the log.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, true, update
@@ -54,16 +54,20 @@ def audit() -> None:
     write = pause.write_change
     count = 0
 
-    def write_most(connection: Connection, system: Any, event: Any, *, door: str | None) -> None:
+    def write_most(
+        connection: Connection, system: Any, event: Any, *, door: str | None, also: Sequence[Any] = ()
+    ) -> None:
         nonlocal count
         count += 1
         if count % 3:
-            write(connection, system, event, door=door)
+            write(connection, system, event, door=door, also=also)
             return
         kept = {name: getattr(system, name) for name in type(system).model_fields}
         kept["paused"] = kept.pop("workers_paused")
         values = {**kept, **({} if door is None else {"door": door})}
         connection.execute(update(pause.pause_state).where(pause.pause_state.c.id == 1).values(values))
+        for statement in also:
+            connection.execute(statement)
 
     pause.write_change = write_most
 
