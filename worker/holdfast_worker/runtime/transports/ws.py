@@ -18,6 +18,7 @@ from websockets.frames import CloseCode
 from holdfast_core.errors import (
     Conflict,
     HoldfastError,
+    InternalError,
     LeaseLost,
     NotAllowed,
     NotAuthenticated,
@@ -174,9 +175,8 @@ class WsTransport:
                 if (failure := untrusted(self._address.shown, error)) is not None:
                     log.error("server_not_trusted", detail=failure.detail)
                 self.trouble = cause(error) or type(error).__name__
-            except (
-                Unavailable
-            ) as error:  # also the store's being away, which a server says in answer to a hello
+            except (InternalError, TooManyRequests, Unavailable) as error:
+                # Also what a server answers to a hello while its store is away, or when it fails.
                 if isinstance(error.__cause__, ConnectionClosed):
                     self._raise_if_final(error.__cause__)
                 self.trouble = error.detail
@@ -267,7 +267,7 @@ class WsTransport:
         await self._say_ready()
         while self._unclear:
             held = self._unclear[-1]
-            with suppress(LeaseLost):
+            with suppress(Conflict, NotFound):  # then it is not ours to give back any more
                 await self.release(held, "its acceptance was not answered")
             self._unclear.remove(held)
 
@@ -392,7 +392,7 @@ class WsTransport:
     async def _reject(self, job: Job) -> None:
         held = Held(job.id, job.lease_token or "")
         reason = LOCALLY_PAUSED if self._hold.locally_paused else "nobody waits for a job any more"
-        with suppress(LeaseLost):
+        with suppress(Conflict, NotFound):  # then it is not ours to give back any more
             await self._of_job(RejectFrame, ReleaseAckFrame, held, reason=reason)
         self._announced = 0  # a refusal ends the readiness
         await self._say_ready()
