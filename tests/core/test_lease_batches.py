@@ -116,6 +116,30 @@ async def test_heartbeats_in_one_statement_say_each_their_own(database_url: str)
         assert (await get(services, first)).progress == {"done": 3}
 
 
+async def test_what_looks_like_json_is_kept_as_the_text_that_it_is(database_url: str) -> None:
+    said = ['{"a": 1}', "null", "12", '"', "\\u0041 \\ 'it''s' \u2603 \U0001f680", ""]
+    async with core(database_url) as (services, _):
+        ended = await held(services, len(said))
+        async with together(services.outcomes._completes) as one:
+            for job, text_ in zip(ended, said, strict=True):
+                await one.come(complete(services, job, resultSummary=text_))
+        assert one.sizes == [len(said)]
+        assert [answer.result_summary for answer in one.got] == said
+        assert [(await get(services, job)).result_summary for job in ended] == said
+        running = await held(services, len(said))
+        async with together(services.leases._batches) as one:
+            for job, text_ in zip(running, said, strict=True):
+                await one.come(
+                    heartbeat(
+                        services, job, checkpoint=text_ or "-", progress={"said": text_, "of": [1.5, None]}
+                    )
+                )
+        assert [answer.progress for answer in one.got] == [
+            {"said": text_, "of": [1.5, None]} for text_ in said
+        ]
+        assert [(await get(services, job)).checkpoint for job in running] == [text_ or "-" for text_ in said]
+
+
 async def test_two_heartbeats_for_one_job_in_one_statement_are_both_answered(
     database_url: str,
 ) -> None:

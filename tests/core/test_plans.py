@@ -15,7 +15,8 @@ from holdfast_core.services.batches import MOST_TOGETHER
 from holdfast_core.store.claim_batches import batch_arguments, batch_statement
 from holdfast_core.store.claims import Claim, _ready_sqlite, claim_statement
 from holdfast_core.store.metrics import _BACKLOG, _IN_FLIGHT
-from holdfast_core.store.sqlite_claims import _PRIOR, next_statement
+from holdfast_core.store.sqlite_claims import _PRIOR, next_statement, take_statement
+from holdfast_core.store.sqlite_leases import held_in_turn
 from support.core import lane_of
 from support.stores import core
 
@@ -121,6 +122,21 @@ async def test_on_sqlite_requests_with_an_id_probe_its_index(sqlite_url: str) ->
     async with core(sqlite_url) as (_, database):
         plan = await database.read(plan_on_sqlite(_PRIOR))
         assert "uq_agent_jobs_request (claim_worker=? AND request_id=?)" in plan, plan
+        assert "SCAN agent_jobs" not in plan, plan
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [take_statement(), held_in_turn("heartbeat"), held_in_turn("complete")],
+    ids=["take", "heartbeat", "complete"],
+)
+async def test_on_sqlite_what_is_written_together_probes_the_primary_key(
+    sqlite_url: str, statement: Executable
+) -> None:
+    async with core(sqlite_url) as (_, database):
+        plan = await database.read(plan_on_sqlite(statement))
+        assert "SCAN asked VIRTUAL TABLE" in plan, plan
+        assert "INDEX sqlite_autoindex_agent_jobs_1 (id=?)" in plan, plan
         assert "SCAN agent_jobs" not in plan, plan
 
 

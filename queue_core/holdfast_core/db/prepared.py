@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeEngine
 
 from holdfast_core.db.types import NOW_BOUND, UTC_TIME, UUID_TEXT, columns, from_text, time_parameter
 
-__all__ = ["Hot", "Rows", "Stored", "fetch", "first", "run"]
+__all__ = ["Hot", "Rows", "Stored", "fetch", "first", "later", "run"]
 
 #: A row by the names of its columns.
 Stored = Mapping[str, Any]
@@ -129,6 +129,12 @@ def first(connection: Connection, statement: Hot, values: Mapping[str, Any] | No
     """The same, where there is one row at most."""
     rows = run(connection, statement, values)
     return rows[0] if rows else None
+
+
+def later(connection: Connection, seconds: float) -> str:
+    """SQLite: the time of the connection's turn plus so many seconds, as it is stored."""
+    moment: Moment = connection.info["moment"]
+    return moment.plus(seconds)
 
 
 @lru_cache(maxsize=STATEMENTS)
