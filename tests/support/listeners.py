@@ -98,10 +98,11 @@ def receiver(*statuses: int) -> Generator[Receiver]:
                 if status in {301, 302, 307, 308}:
                     self.send_header("location", "/elsewhere")
                 self.send_header("content-length", "0")
-                self.end_headers()
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                # Before the answer, behind which the sender may look at once.
                 found.deliveries.append(Delivery(headers | {":path": self.path}, body))
                 found.came.notify_all()
+                self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
