@@ -1,5 +1,6 @@
 """What all tests share: the event loop, databases of both kinds, and that no skip passes in CI."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -49,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files come first, then those of most tests: none is begun when all other processes are about to be done."""
     count = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in LONG, -count[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected is there to the end. To walk it again and again stops a process for half a second at a time,
+    in which a server within it answers nobody, and PostgreSQL ends sessions that hold the door."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
