@@ -75,11 +75,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self._found)
 
-    def extend(self, more: "Rows") -> None:
-        """Add what the same statement found with other values."""
-        self._prepared = more._prepared
-        self._found += more._found
-
     def stored(self) -> list[Stored]:
         """The rows by the names of their columns."""
         prepared = self._prepared

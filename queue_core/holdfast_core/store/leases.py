@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from holdfast_core.db.prepared import Hot, Stored, first
+from holdfast_core.db.prepared import Stored, first
 from holdfast_core.db.tables import jobs, status_is
 from holdfast_core.db.types import Now
 from holdfast_core.schemas import HeartbeatRequest
@@ -36,13 +36,11 @@ __all__ = [
     "cancel_ack",
     "complete",
     "complete_values",
-    "completing",
     "fail",
     "fail_retryable",
     "give_back",
     "heartbeat",
     "heartbeat_values",
-    "heartbeating",
     "release",
 ]
 
@@ -163,10 +161,10 @@ def _holder(job_id: UUID, worker_id: str, token_hash: str | None) -> dict[str, A
     return {"job_id": job_id, "worker_id": worker_id, "token_hash": token_hash}
 
 
-def heartbeating(
-    job_id: UUID, request: HeartbeatRequest, token_hash: str | None
-) -> tuple[Hot, dict[str, Any]]:
-    """The statement that extends the lease, and its values."""
+def heartbeat(
+    connection: Connection, job_id: UUID, request: HeartbeatRequest, token_hash: str | None
+) -> Stored | None:
+    """Extend the lease. None where the caller does not hold the job."""
     arguments: dict[str, Any] = {
         **_holder(job_id, request.worker_id, token_hash),
         "lease_seconds": float(request.lease_seconds),
@@ -174,29 +172,15 @@ def heartbeating(
         "new_checkpoint": request.checkpoint,
     }
     if request.progress is None:
-        return _HEARTBEAT, arguments
-    return _HEARTBEAT_PROGRESS, {**arguments, "new_progress": request.progress}
-
-
-def heartbeat(
-    connection: Connection, job_id: UUID, request: HeartbeatRequest, token_hash: str | None
-) -> Stored | None:
-    """Extend the lease. None where the caller does not hold the job."""
-    return first(connection, *heartbeating(job_id, request, token_hash))
-
-
-def completing(
-    job_id: UUID, worker_id: str, token_hash: str | None, summary: str | None
-) -> tuple[Hot, dict[str, Any]]:
-    """The statement that ends the job in `succeeded`, and its values."""
-    return _COMPLETE, {**_holder(job_id, worker_id, token_hash), "summary": summary}
+        return first(connection, _HEARTBEAT, arguments)
+    return first(connection, _HEARTBEAT_PROGRESS, {**arguments, "new_progress": request.progress})
 
 
 def complete(
     connection: Connection, job_id: UUID, worker_id: str, token_hash: str | None, summary: str | None
 ) -> Stored | None:
     """End the job in `succeeded`. None where the caller does not hold it."""
-    return first(connection, *completing(job_id, worker_id, token_hash, summary))
+    return first(connection, _COMPLETE, {**_holder(job_id, worker_id, token_hash), "summary": summary})
 
 
 def fail(
